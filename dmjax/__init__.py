@@ -1,0 +1,42 @@
+"""dmjax: dataset condensation with distribution matching, in JAX.
+
+import dmjax
+
+config = dmjax.load_config("experiments/tiny.py")
+synthetic = dmjax.condense(config)
+accuracy = dmjax.evaluate(synthetic)
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Config": "dmjax.config",
+    "DataConfig": "dmjax.config",
+    "NetworkConfig": "dmjax.config",
+    "AugmentConfig": "dmjax.config",
+    "OptimizerConfig": "dmjax.config",
+    "EvaluationConfig": "dmjax.config",
+    "CheckpointConfig": "dmjax.config",
+    "load_config": "dmjax.config",
+    "SyntheticSet": "dmjax.artifacts",
+    "UserError": "dmjax.errors",
+}
+_COMMANDS = ("condense", "evaluate")  # modules that can be called
+
+__all__ = [*_PUBLIC, *_COMMANDS]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use: the configuration does not wait for JAX, nor the evaluator for the condensing side."""
+    if name in _COMMANDS:
+        return importlib.import_module(f"dmjax.{name}")
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'dmjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

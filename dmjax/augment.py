@@ -1,0 +1,149 @@
+"""Differentiable Siamese augmentation (Zhao & Bilen 2021, section 3.2): draw once, apply to any batch.
+
+A draw picks one of the configured groups. Crop, flip, scale and rotate all become one affine resampling, colour
+three factors and cutout a box; what was not drawn is neutral. So every draw costs the same few passes over the
+images, under `vmap` as well, where a `switch` over the groups would compute all of them.
+"""
+
+import math
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from dmjax.config import AUGMENTATIONS, AugmentConfig
+
+BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
+CROP, CUTOUT, SCALE, ROTATE = 0.125, 0.5, 1.2, 15.0
+DRAWS = 3  # uniform numbers that a group needs at most
+
+
+class Augmentation(NamedTuple):
+    """What one draw does to an image; all float32.
+
+    Attributes:
+      linear: [2, 2], source pixel (y, x), counted from the centre, of a target pixel.
+      shift: [2], added to it.
+      recolor: scalar, 1 where the three factors apply.
+      factors: [3], brightness offset, saturation factor, contrast factor.
+      box: [4], first and last + 1 row, first and last + 1 column that are set to zero.
+    """
+
+    linear: jax.Array
+    shift: jax.Array
+    recolor: jax.Array
+    factors: jax.Array
+    box: jax.Array
+
+
+def groups(config: AugmentConfig) -> tuple[str, ...]:
+    """The groups that the configured strategy draws from."""
+    return () if config.strategy == "none" else tuple(config.strategy.split("_"))
+
+
+def sample(key: jax.Array, config: AugmentConfig, image_shape: tuple[int, ...]) -> Augmentation | None:
+    """Draws a group and its parameters; None for the strategy 'none'."""
+    group_key, key = jax.random.split(key)
+    return parameters(sample_group(group_key, config), jax.random.uniform(key, (DRAWS,)), config, image_shape)
+
+
+def sample_each(key: jax.Array, config: AugmentConfig, image_shape: tuple[int, ...], n: int) -> Augmentation | None:
+    """Draws one group for a batch and parameters for each of its n images (a leading axis in every leaf)."""
+    group_key, key = jax.random.split(key)
+    group = sample_group(group_key, config)
+    if group is None:
+        return None
+    draws = jax.random.uniform(key, (n, DRAWS))
+    return jax.vmap(lambda u: parameters(group, u, config, image_shape))(draws)
+
+
+def sample_group(key: jax.Array, config: AugmentConfig) -> jax.Array | None:
+    """Draws an index into `AUGMENTATIONS`, uniformly among the groups of the strategy."""
+    chosen = jnp.array([AUGMENTATIONS.index(g) for g in groups(config)], jnp.int32)
+    return chosen[jax.random.randint(key, (), 0, len(chosen))] if len(chosen) else None
+
+
+def parameters(
+    group: jax.Array | None, u: jax.Array, config: AugmentConfig, image_shape: tuple[int, ...]
+) -> Augmentation | None:
+    """Turns uniform numbers u [3] of [0, 1) into the augmentation of a group; a pure function of its draws."""
+    if group is None:
+        return None
+    height, width = image_shape[:2]
+    is_group = {name: (group == i).astype(jnp.float32) for i, name in enumerate(AUGMENTATIONS)}
+
+    # Geometry, in the order (y, x). Every term is neutral unless its group was drawn.
+    low, high = 1 / SCALE, SCALE
+    scale = 1 + is_group["scale"] * (low + (high - low) * u[:2] - 1)  # u[0] is x, u[1] is y
+    mirror = 1 - 2 * is_group["flip"] * jnp.float32(u[0] < 0.5)
+    angle = is_group["rotate"] * (u[0] - 0.5) * 2 * ROTATE * math.pi / 180
+    aspect = (height - 1) / (width - 1) if config.align_corners and min(height, width) > 1 else height / width
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    linear = jnp.stack([jnp.stack([cos * scale[1], sin * aspect]), jnp.stack([-sin / aspect, cos * scale[0] * mirror])])
+    reach = jnp.array([int(height * CROP + 0.5), int(width * CROP + 0.5)], jnp.float32)
+    shift = is_group["crop"] * (_integer(u[:2], 2 * reach + 1) - reach)
+
+    factors = jnp.stack([(u[0] - 0.5) * BRIGHTNESS, u[1] * SATURATION, u[2] + CONTRAST])
+
+    side = jnp.array([int(height * CUTOUT + 0.5), int(width * CUTOUT + 0.5)], jnp.float32)
+    choices = jnp.array([height, width], jnp.float32) + (1 - side % 2)
+    start = _integer(u[:2], choices) - side // 2
+    end = start + side * is_group["cutout"]  # an empty box otherwise
+    box = jnp.stack([start[0], end[0], start[1], end[1]])
+    return Augmentation(linear, shift, is_group["color"], factors, box)
+
+
+def _integer(u: jax.Array, n: jax.Array) -> jax.Array:
+    """A uniform integer of 0 .. n-1; the minimum guards against a product that rounds up to n."""
+    return jnp.minimum(jnp.floor(u * n), n - 1)
+
+
+def apply(augmentation: Augmentation | None, images: jax.Array) -> jax.Array:
+    """Applies one draw to all images [n, H, W, D], differentiably; outside of an image is zero."""
+    chex.assert_rank(images, 4)
+    if augmentation is None:
+        return images
+    images = _resample(images, augmentation.linear, augmentation.shift)
+    images = jnp.where(augmentation.recolor > 0, _recolor(images, augmentation.factors), images)
+    rows = jnp.arange(images.shape[1], dtype=jnp.float32)[:, None]
+    columns = jnp.arange(images.shape[2], dtype=jnp.float32)[None, :]
+    top, bottom, left, right = augmentation.box
+    cut = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    return jnp.where(cut[None, :, :, None], 0.0, images)
+
+
+def apply_each(augmentations: Augmentation | None, images: jax.Array) -> jax.Array:
+    """Applies the i-th draw to the i-th of the images [n, H, W, D]."""
+    if augmentations is None:
+        return images
+    return jax.vmap(lambda a, image: apply(a, image[None])[0])(augmentations, images)
+
+
+def _recolor(images: jax.Array, factors: jax.Array) -> jax.Array:
+    brightness, saturation, contrast = factors
+    images = images + brightness
+    mean = images.mean(axis=3, keepdims=True)
+    images = (images - mean) * saturation + mean
+    mean = images.mean(axis=(1, 2, 3), keepdims=True)
+    return (images - mean) * contrast + mean
+
+
+def _resample(images: jax.Array, linear: jax.Array, shift: jax.Array) -> jax.Array:
+    """Bilinear lookup of an affine grid with zeros outside: exact for whole-pixel moves."""
+    n, height, width, channels = images.shape
+    centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
+    rows = jnp.arange(height, dtype=jnp.float32)[:, None] - centre_y
+    columns = jnp.arange(width, dtype=jnp.float32)[None, :] - centre_x
+    # Sums of products, not a matrix product: those are computed in lower precision on accelerators.
+    y = (linear[0, 0] * rows + linear[0, 1] * columns + (shift[0] + centre_y)).ravel()
+    x = (linear[1, 0] * rows + linear[1, 1] * columns + (shift[1] + centre_x)).ravel()
+    pixels = images.transpose(1, 2, 0, 3).reshape(height * width, n * channels)  # a row is one pixel of all images
+    out = jnp.zeros_like(pixels)
+    for corner_y in (jnp.floor(y), jnp.floor(y) + 1):
+        for corner_x in (jnp.floor(x), jnp.floor(x) + 1):
+            weight = (1 - jnp.abs(y - corner_y)) * (1 - jnp.abs(x - corner_x))
+            inside = (corner_y >= 0) & (corner_y < height) & (corner_x >= 0) & (corner_x < width)
+            index = jnp.clip(corner_y, 0, height - 1) * width + jnp.clip(corner_x, 0, width - 1)
+            out = out + jnp.where(inside, weight, 0.0)[:, None] * pixels[index.astype(jnp.int32)]
+    return out.reshape(height, width, n, channels).transpose(2, 0, 1, 3)

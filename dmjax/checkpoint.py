@@ -1,0 +1,68 @@
+"""Checkpoints: a thin wrapper over Orbax that keeps the last k and survives a damaged newest one."""
+
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmjax.step import State
+
+
+class Checkpoints:
+    """The checkpoints of one run, by iteration; a finished one is renamed into place, so a kill leaves the old ones."""
+
+    def __init__(self, folder: Path, keep: int):
+        import orbax.checkpoint as ocp
+
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every restore
+        self._ocp = ocp
+        self._folder = folder
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def save(self, state: State, notes: dict[str, Any]) -> None:
+        """Writes a host state, replacing one of the same iteration, and removes the oldest beyond `keep`."""
+        iteration = int(state.iteration)
+        if iteration in self._manager.all_steps():
+            return
+        self._manager.save(
+            iteration,
+            args=self._ocp.args.Composite(
+                state=self._ocp.args.StandardSave(state._asdict()), notes=self._ocp.args.JsonSave(notes)
+            ),
+            force=True,
+        )
+
+    def restore(self, template: State) -> tuple[State, dict[str, Any]] | None:
+        """Returns the newest state that can be read and its notes; None where there is none.
+
+        A damaged checkpoint is reported and removed, and the one before is taken.
+        """
+        for iteration in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = self._manager.restore(
+                    iteration,
+                    args=self._ocp.args.Composite(
+                        state=self._ocp.args.StandardRestore(template._asdict()), notes=self._ocp.args.JsonRestore()
+                    ),
+                )
+                state = State(**restored.state)
+                if not np.isfinite(state.images).all() or int(state.iteration) != iteration:
+                    raise ValueError("its content is not a state of this run")
+                return state, restored.notes
+            except Exception as error:  # whatever Orbax and TensorStore raise for broken files
+                reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+                print(
+                    f"checkpoint {iteration} in {self._folder} is damaged ({reason}); falling back to the one before",
+                    file=sys.stderr,
+                )
+                shutil.rmtree(self._folder / str(iteration), ignore_errors=True)
+                self._manager.reload()
+        return None
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.close()

@@ -1,0 +1,115 @@
+"""Condensing: from an experiment file to a synthetic set, its picture and its accuracy.
+
+python -m dmjax.condense --config experiments/tiny.py --ipc 1
+"""
+
+import dataclasses
+import sys
+import time
+from typing import Any
+
+from dmjax import cli, files, loop, networks, optimizer, signals
+from dmjax import config as configuration
+from dmjax.artifacts import SyntheticSet
+from dmjax.config import Config
+from dmjax.data import Dataset
+from dmjax.data import load as load_dataset
+from dmjax.errors import UserError
+from dmjax.evaluate import Accuracy, evaluate, evaluate_random_real, evaluate_whole
+from dmjax.workdir import Workdir
+
+
+def condense(config: Config) -> SyntheticSet:
+    """Condenses as configured, writing to `config.workdir`; goes on where an earlier run was interrupted.
+
+    Raises:
+      UserError: the input is at fault.
+      KeyboardInterrupt: after a checkpoint was written.
+    """
+    return _condense(config)[1].synthetic
+
+
+def _condense(config: Config) -> tuple[Dataset, loop.Result]:
+    configuration.validate(config)
+    with Workdir(config) as workdir, signals.handled() as stop:
+        dataset = load_dataset(config.data, config.progress)
+        # What cannot work is found before anything is written.
+        optimizer.create(config.optimizer)
+        networks.create(config.network, dataset.num_classes, dataset.image_shape)
+        return dataset, loop.run(config, dataset, workdir, stop)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return cli.run(lambda: _main(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: list[str]) -> None:
+    experiment, arguments = cli.take(arguments, "--config")
+    if experiment is None and not {"-h", "--help"} & set(arguments):
+        raise UserError("name an experiment file, for example --config experiments/tiny.py")
+    default = configuration.load_config(experiment) if experiment else Config()
+    config = cli.parse(Config, default, arguments, "python -m dmjax.condense", f"{__doc__}")
+    configuration.validate(config)
+    with Workdir(config) as workdir:
+        results = files.read_json(workdir.results)
+    if results is not None:
+        print(f"{workdir.path} is finished; remove it, or choose another --workdir, to run again")
+    else:
+        results = _run(config, workdir)
+    print(_table(results))
+    print(f"files: {workdir.path}/  (synthetic.npz, images/, results.json, metrics.jsonl, tensorboard/)")
+
+
+def _run(config: Config, workdir: Workdir) -> dict[str, Any]:
+    """Condenses and evaluates; returns and writes results.json."""
+    dataset, (synthetic, clock) = _condense(config)
+    start = time.perf_counter()
+    accuracies: dict[str, Accuracy | None] = {
+        "synthetic": evaluate(
+            synthetic, dataset, seed=config.seed, progress=config.progress, description="synthetic images"
+        ),
+        "random_real": evaluate_random_real(config, dataset, config.ipc) if config.evaluation.random_real else None,
+        "whole_dataset": evaluate_whole(config, dataset) if config.evaluation.whole_dataset else None,
+    }
+    results = {
+        "dataset": dataset.name,
+        "method": config.method,
+        "network": dataclasses.asdict(config.network),
+        "ipc": config.ipc,
+        "iterations": config.iterations,
+        "seed": config.seed,
+        "seconds": {
+            "condense": clock.condense,
+            "evaluate": time.perf_counter() - start,
+            "compile": clock.compile,
+        },
+        "iterations_per_second": config.iterations / clock.condense,
+        "accuracy": {name: accuracy and accuracy.to_dict() for name, accuracy in accuracies.items()},
+    }
+    files.write_json(workdir.results, results)
+    return results
+
+
+def _table(results: dict[str, Any]) -> str:
+    """The accuracies for the screen."""
+    seconds = results["seconds"]
+    epochs = {"synthetic": "condensed", "random_real": "random real", "whole_dataset": "whole training set"}
+    images = {"synthetic": results["ipc"], "random_real": results["ipc"], "whole_dataset": "all"}
+    lines = [
+        f"{results['dataset']}, {results['method']}, {results['iterations']} iterations in {seconds['condense']:.1f} s "
+        f"(+ {seconds['compile']:.1f} s to compile, {seconds['evaluate']:.1f} s to evaluate)",
+        f"{'training images':<20} {'per class':>9}   test accuracy",
+    ]
+    for name, label in epochs.items():
+        accuracy = results["accuracy"][name]
+        if accuracy is not None:
+            shown = Accuracy(accuracy["mean"], accuracy["std"], tuple(accuracy["values"]))
+            lines.append(f"{label:<20} {images[name]:>9}   {shown}  ({len(shown.values)} networks)")
+    return "\n".join(lines)
+
+
+cli.make_callable(__name__)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""The one type that every data source returns, and how pixels become network inputs."""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from dmjax.errors import UserError
+
+# name: (height, width, mean, std) of the training images, as the papers' code normalises them.
+NORMALIZATION = {
+    "mnist": (28, 28, (0.1307,), (0.3081,)),
+    "fashion_mnist": (28, 28, (0.2861,), (0.3530,)),
+    "svhn_cropped": (32, 32, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "cifar10": (32, 32, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": (32, 32, (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "tiny_imagenet": (64, 64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet64": (64, 64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A labelled image data set in memory or memory-mapped.
+
+    Attributes:
+      name: What it is called in results.
+      class_names: C names.
+      images: uint8 [C, N, H, W, D], the training images class by class; only the first `counts[c]` of class c are
+        images, the rest is padding.
+      counts: int32 [C].
+      test_images: uint8 [T, H, W, D].
+      test_labels: int32 [T].
+      mean: float32 [D], of pixels / 255.
+      std: float32 [D], of pixels / 255.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    images: np.ndarray
+    counts: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.images.shape[2:]
+
+    def flat(self) -> tuple[np.ndarray, np.ndarray]:
+        """The training images uint8 [sum of counts, H, W, D] and their labels int32."""
+        images = np.concatenate([self.images[c, :n] for c, n in enumerate(self.counts)])
+        return images, np.repeat(np.arange(self.num_classes, dtype=np.int32), self.counts)
+
+    def fingerprint(self) -> str:
+        """A digest that tells this data set from another one without reading all of it."""
+        digest = hashlib.sha256(repr((self.class_names, self.images.shape, self.test_images.shape)).encode())
+        digest.update(self.counts.astype(np.int32).tobytes())
+        for c, n in enumerate(self.counts):
+            digest.update(np.ascontiguousarray(self.images[c, : n : max(1, n // 16)]).tobytes())
+        digest.update(self.test_labels.astype(np.int32).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def normalize(images: Any, mean: Any, std: Any) -> Any:
+    """Returns `(x/255 - mean) / std` in float32 (for float input, already in units of 255: `(x - mean) / std`)."""
+    scale = np.float32(255) if images.dtype == np.uint8 else np.float32(1)
+    return (images.astype(np.float32) / scale - mean.reshape((1,) * (images.ndim - 1) + (-1,))) / std.reshape(
+        (1,) * (images.ndim - 1) + (-1,)
+    )
+
+
+def make_dataset(name, class_names, images, counts, test_images, test_labels, moments=None) -> Dataset:
+    """Checks what every source must hold and fills in mean and std, from the table or computed.
+
+    The table's row applies where the name is in it and the images are of that size and about that brightness: a
+    folder that is read with the configuration of another data set gets its own statistics.
+    """
+    where = f"data set {name!r}"
+    if len(class_names) < 2:
+        raise UserError(f"{where} has one class only ({', '.join(class_names)}); condensing needs at least two")
+    for c, n in enumerate(counts):
+        if n == 0:
+            raise UserError(f"class {class_names[c]!r} of {where} has no training images")
+    if len(test_labels) == 0:
+        raise UserError(f"{where} has no test images, which are needed to measure accuracy")
+    mean, std = moments or compute_moments(images, counts)
+    height, width, table_mean, table_std = NORMALIZATION.get(name, (0, 0, (), ()))
+    same_kind = images.shape[2:] == (height, width, len(table_mean))
+    if same_kind and np.abs(np.asarray(table_mean) - mean).max() < 0.05:
+        mean, std = table_mean, table_std
+    return Dataset(
+        name=name,
+        class_names=tuple(str(c) for c in class_names),
+        images=images,
+        counts=np.asarray(counts, np.int32),
+        test_images=test_images,
+        test_labels=np.asarray(test_labels, np.int32),
+        mean=np.asarray(mean, np.float32),
+        std=np.asarray(std, np.float32),
+    )
+
+
+def compute_moments(images: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per channel of the training images / 255, exact sums of integers."""
+    total = np.zeros((2, images.shape[-1]))
+    for class_images, n in zip(images, counts, strict=True):
+        for start in range(0, n, 1024):  # bounds the memory of the widened copy
+            pixels = class_images[start : min(start + 1024, n)].reshape(-1, images.shape[-1]).astype(np.uint32)
+            total += np.stack([pixels.sum(0, dtype=np.uint64), (pixels * pixels).sum(0, dtype=np.uint64)])
+    mean, square = total / (int(np.sum(counts)) * images.shape[2] * images.shape[3])
+    std = np.sqrt(np.maximum(square - mean**2, 0)) / 255
+    return mean / 255, np.where(std > 0, std, 1.0)  # a constant channel is only shifted
+
+
+def class_major(images: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorts images uint8 [n, H, W, D] by label into [C, N, H, W, D], zero-padded, and their counts int32 [C]."""
+    counts = np.bincount(labels, minlength=num_classes).astype(np.int32)
+    out = np.zeros((num_classes, counts.max(), *images.shape[1:]), np.uint8)
+    for c in range(num_classes):
+        out[c, : counts[c]] = images[labels == c]
+    return out, counts

@@ -1,0 +1,19 @@
+"""scikit-learn's digits: 1,797 real 8x8 images that ship inside that package."""
+
+import numpy as np
+
+from dmjax.config import DataConfig
+from dmjax.data.dataset import Dataset, class_major, make_dataset
+
+
+def load(config: DataConfig) -> Dataset:
+    """Every fifth image is a test image: 1,437 to train, 360 to test."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = digits.target.astype(np.int32)
+    test = np.arange(len(labels)) % 5 == 4
+    train_images, counts = class_major(images[~test], labels[~test], 10)
+    names = tuple(str(c) for c in range(10))
+    return make_dataset(config.name or "digits", names, train_images, counts, images[test], labels[test])

@@ -1,0 +1,263 @@
+"""A folder of image files, or a tar of one: train/CLASS/* and test/CLASS/* (or val/CLASS/*).
+
+TinyImageNet's original layout (train/WNID/images/*, val/images/* with val/val_annotations.txt) is understood too.
+A folder and a tar are both read as a sequence of (name, bytes), in order, since a compressed tar knows no other way:
+once to fingerprint, once to look at names and headers, once to decode. What was decoded before is not decoded again.
+"""
+
+import hashlib
+import io
+import lzma
+import sys
+import tarfile
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dmjax.config import DataConfig
+from dmjax.data import cache
+from dmjax.data.dataset import Dataset
+from dmjax.errors import UserError
+from dmjax.progress import progress_bar
+
+_FORMAT = "1"  # of the cache entry; part of its key
+_EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+_ANNOTATIONS = "val_annotations.txt"
+_GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
+_MAX_FILE_BYTES = 1 << 28
+
+
+class Member(NamedTuple):
+    """A file or folder: `root` is its place among the configured paths, `name` its path below that one."""
+
+    root: int
+    name: str
+    data: bytes | None  # None for a folder
+
+
+class Place(NamedTuple):
+    """Where an image belongs."""
+
+    split: str  # train | test
+    class_name: str
+
+
+def load(config: DataConfig, progress: bool = True) -> Dataset:
+    """Reads the configured folder or tar through the cache."""
+    if config.path is None:
+        raise UserError("data source folder needs --data.path FOLDER or --data.path FILE.tar")
+    roots = [p for p in (config.path, config.test_path) if p is not None]
+    for root in roots:
+        if not root.exists():
+            raise UserError(f"no such file or folder: {str(root)!r}")
+        if root.is_file() and not any(s in root.suffixes for s in (".tar", ".tgz", ".txz")):
+            raise UserError(f"{str(root)!r} is neither a folder nor a .tar, .tar.gz or .tar.xz file")
+    key = "folder-" + _fingerprint(roots, config)
+    name = config.name or config.path.name.split(".")[0]
+    plan = lambda: _plan(roots, config, progress)  # noqa: E731
+    dataset, notes = cache.cached_dataset(name, cache.folder(config.cache), key, plan, progress)
+    if notes["skipped"]:
+        print(f"{name}: left out {notes['skipped']} unreadable images", file=sys.stderr)
+    return dataset
+
+
+def _plan(roots: list[Path], config: DataConfig, progress: bool) -> cache.Plan:
+    """Looks at every name and header, and checks that they make a data set."""
+    members = progress_bar(_members(roots), "looking through files", progress)
+    folders, headers, annotations = set(), {}, {}
+    for member in members:
+        path = PurePosixPath(member.name)
+        if member.data is None:
+            folders.add(member[:2])
+        elif path.name == _ANNOTATIONS:
+            annotations |= _read_annotations(member)
+        elif path.suffix.lower() in _EXTENSIONS and not path.name.startswith("."):
+            headers[member[:2]] = _header(member, roots, config)
+    places = _places(headers, folders, annotations, roots)
+    class_names = sorted({p.class_name for p in places.values() if p.split == "train"})
+    for place in places.values():
+        if place.class_name not in class_names:
+            raise UserError(f"class {place.class_name!r} has test images but no folder in train/ of {roots[0]}")
+    kept = [headers[k] for k in places if headers[k] is not None]
+    if not kept:
+        raise UserError(f"none of the images under {roots[0]} can be read")
+    size = _common_size({k: headers[k] for k in places if headers[k] is not None}, roots, config)
+    shape = (*size, 3 if any(h[1] == 3 for h in kept) else 1)
+    train = Counter(p.class_name for p in places.values() if p.split == "train")
+
+    def examples():
+        for member in _members(roots):
+            place = places.get(member[:2])
+            if place is not None:
+                image = _decode(member, shape, roots, config) if headers[member[:2]] is not None else None
+                yield place.split, class_names.index(place.class_name), image
+
+    return cache.Plan(class_names, shape, [train[c] for c in class_names], len(places) - sum(train.values()), examples)
+
+
+def _members(roots: list[Path]) -> Iterator[Member]:
+    """Yields all files and folders below the roots, in an order that does not depend on the file system."""
+    for index, root in enumerate(roots):
+        yield from _folder_members(index, root) if root.is_dir() else _tar_members(index, root)
+
+
+def _folder_members(index: int, root: Path) -> Iterator[Member]:
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        try:
+            yield Member(index, name, None if path.is_dir() else path.read_bytes())
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _tar_members(index: int, root: Path) -> Iterator[Member]:
+    try:
+        with tarfile.open(root, "r|*") as tar:
+            for info in tar:
+                path = PurePosixPath(info.name)
+                if path.is_absolute() or ".." in path.parts:
+                    raise UserError(f"{root} holds the unsafe name {info.name!r}; pack it with relative names")
+                if info.isdir():
+                    yield Member(index, path.as_posix(), None)
+                elif info.isfile():
+                    if info.size > _MAX_FILE_BYTES:
+                        raise UserError(f"{root}: {info.name} unpacks to {info.size >> 20} MiB, too much for an image")
+                    yield Member(index, path.as_posix(), tar.extractfile(info).read())
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{root} is damaged or not a tar file: {reason}") from None
+
+
+def _fingerprint(roots: list[Path], config: DataConfig) -> str:
+    """Digest of every byte that the decoded images depend on."""
+    digest = hashlib.sha256(repr((_FORMAT, config.image_size, config.skip_unreadable)).encode())
+    for index, root in enumerate(roots):
+        if root.is_dir():
+            for member in _folder_members(index, root):
+                digest.update(repr((index, member.name, len(member.data or b""))).encode())
+                digest.update(member.data or b"")
+        else:
+            try:
+                with root.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            except OSError as error:
+                raise UserError(f"cannot read {root}: {error.strerror}") from None
+    return digest.hexdigest()[:32]
+
+
+def _places(headers, folders, annotations, roots) -> dict[tuple[int, str], Place]:
+    """Assigns every image to its split and class; raises where a split or a class is missing."""
+    found: dict[str, dict[tuple[int, str], Place]] = {"train": {}, "val": {}, "test": {}}
+    for key in headers:
+        split, inner = _split_of(key[1])
+        if split == "val" and annotations and inner[-1] in annotations:
+            found["val"][key] = Place("test", annotations[inner[-1]])
+        elif split is not None and len(inner) >= 2:
+            found[split][key] = Place("train" if split == "train" else "test", inner[0])
+    shown = ", ".join(str(r) for r in roots)
+    if not found["train"]:
+        raise UserError(f"no images in train/CLASS/ of {shown}; expected train/CLASS/*.png and test/CLASS/*.png")
+    train_classes = {p.class_name for p in found["train"].values()}
+    # TinyImageNet's test/ has no labels: a split whose folders are not classes does not count beside one whose are.
+    fits = [s for s in ("test", "val") if {p.class_name for p in found[s].values()} & train_classes]
+    if not fits:
+        raise UserError(f"no images in test/CLASS/ or val/CLASS/ of {shown}; name their place with --data.test-path")
+    used = ("train", fits[0])
+    filled = {(split, place.class_name) for split in used for place in found[split].values()}
+    for _, name in sorted(folders):
+        split, inner = _split_of(name + "/")
+        unlabelled = split == "val" and annotations
+        if split in used and len(inner) == 2 and not unlabelled and (split, inner[0]) not in filled:
+            raise UserError(f"class folder {name!r} of {shown} has no images; fill it or remove it")
+    return found["train"] | found[fits[0]]
+
+
+def _split_of(name: str) -> tuple[str | None, tuple[str, ...]]:
+    """Splits 'top/train/cat/1.png' into 'train' and ('cat', '1.png'); there may be one folder above the split."""
+    parts = name.split("/")
+    for depth in (0, 1):
+        if len(parts) > depth + 1 and parts[depth] in ("train", "val", "test"):
+            return parts[depth], tuple(parts[depth + 1 :])
+    return None, ()
+
+
+def _read_annotations(member: Member) -> dict[str, str]:
+    lines = [line.split("\t") for line in member.data.decode(errors="replace").splitlines() if line.strip()]
+    if any(len(fields) < 2 for fields in lines):
+        raise UserError(f"{member.name}: every line must hold a file name, a tab and a class")
+    return {fields[0]: fields[1] for fields in lines}
+
+
+def _open(member: Member) -> Image.Image:
+    """Opens an image without decoding it; a decompression bomb is an error, not a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(member.data))
+
+
+# What Pillow raises for files that are not what they seem; SyntaxError is its word for a broken PNG.
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+def _unreadable(member: Member, roots: list[Path], error: Exception) -> UserError:
+    reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).splitlines()[0]
+    return UserError(
+        f"cannot decode {member.name} of {roots[member.root]}: {reason}; "
+        "remove it, or leave out such images with --data.skip-unreadable true"
+    )
+
+
+def _header(member: Member, roots: list[Path], config: DataConfig) -> tuple[tuple[int, int], int] | None:
+    """Returns ((height, width), channels), or None for an image that is to be skipped."""
+    try:
+        image = _open(member)
+        if image.mode in ("I", "F"):
+            raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}), not 8-bit colours")
+    except _UNREADABLE as error:
+        if config.skip_unreadable:
+            return None
+        raise _unreadable(member, roots, error) from None
+    return (image.height, image.width), 1 if image.mode in _GREY_MODES else 3
+
+
+def _common_size(headers, roots: list[Path], config: DataConfig) -> tuple[int, int]:
+    if config.image_size is not None:
+        return config.image_size, config.image_size
+    sizes = Counter(size for size, _ in headers.values())
+    usual, _ = sizes.most_common(1)[0]
+    for (root, name), (size, _) in headers.items():
+        if size != usual:
+            raise UserError(
+                f"images of several sizes under {roots[root]}: {name} is {size[1]}x{size[0]}, most are "
+                f"{usual[1]}x{usual[0]}; resize them all with --data.image-size {min(usual)}"
+            )
+    return usual
+
+
+def _decode(member: Member, shape: tuple[int, int, int], roots: list[Path], config: DataConfig) -> np.ndarray | None:
+    """Returns uint8 [H, W, D], or None for an image that is to be skipped."""
+    try:
+        with _open(member) as image:
+            image.load()
+            return to_array(image, shape)
+    except _UNREADABLE as error:
+        if config.skip_unreadable:
+            return None
+        raise _unreadable(member, roots, error) from None
+
+
+def to_array(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    """Converts to `shape` = (H, W, D): grey or RGB, resized to cover the target and cropped at the centre."""
+    height, width, channels = shape
+    if image.mode.startswith("I;16"):  # Pillow would clip 16-bit greys at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("L" if channels == 1 else "RGB")
+    if (image.height, image.width) != (height, width):
+        image = ImageOps.fit(image, (width, height))
+    return np.asarray(image, np.uint8).reshape(shape)

@@ -1,0 +1,206 @@
+"""Evaluation: networks trained from scratch on a small set, tested on real images.
+
+python -m dmjax.evaluate --synthetic runs/tiny/synthetic.npz
+python -m dmjax.evaluate --config experiments/mnist.py --random-real 10
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dmjax import artifacts, cli, coreset, files, networks, training
+from dmjax import config as configuration
+from dmjax.artifacts import SyntheticSet
+from dmjax.config import AugmentConfig, Config, EvaluateConfig, EvaluationConfig, NetworkConfig
+from dmjax.data import Dataset
+from dmjax.data import load as load_dataset
+from dmjax.errors import UserError
+from dmjax.progress import progress_bar
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """Test accuracies in [0, 1]: mean and population standard deviation over networks, and each one's value."""
+
+    mean: float
+    std: float
+    values: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.1f} +- {100 * self.std:.1f} %"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"mean": self.mean, "std": self.std, "values": list(self.values)}
+
+
+def evaluate(
+    synthetic: SyntheticSet,
+    dataset: Dataset | None = None,
+    *,
+    network: NetworkConfig | None = None,
+    augment: AugmentConfig | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    description: str = "evaluating",
+    **evaluation: Any,
+) -> Accuracy:
+    """Trains networks on the synthetic set and tests them on the data set's test images.
+
+    Args:
+      synthetic: The set.
+      dataset: The real data; by default that of the run that made the set.
+      network: The network to train; by default the one that made the set.
+      augment: The augmentation while training; by default that of the run.
+      seed: Of initialisations, order and augmentation.
+      progress: Show a progress bar.
+      description: Of the progress bar.
+      **evaluation: Fields of `EvaluationConfig`, such as networks=3 and epochs=300; by default those of the run.
+    """
+    made_by = _config_of(synthetic)
+    recipe = dataclasses.replace(made_by.evaluation, **evaluation)
+    dataset = dataset or load_dataset(made_by.data, progress)
+    _check_fits(synthetic, dataset)
+    return _evaluate(
+        (synthetic for _ in range(recipe.networks)),
+        dataset,
+        network or made_by.network,
+        augment or made_by.augment,
+        recipe,
+        recipe.epochs,
+        seed,
+        progress_bar(None, description, progress, recipe.networks),
+    )
+
+
+def evaluate_random_real(config: Config | EvaluateConfig, dataset: Dataset, ipc: int) -> Accuracy:
+    """The same for `ipc` random real images per class, drawn anew for every network."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), config.evaluation.networks)
+    subsets = (
+        artifacts.from_pixels(coreset.random(dataset, ipc, key), dataset.mean, dataset.std, dataset.class_names)
+        for key in keys
+    )
+    recipe = config.evaluation
+    bar = progress_bar(None, "random real images", config.progress, recipe.networks)
+    return _evaluate(subsets, dataset, config.network, config.augment, recipe, recipe.epochs, config.seed, bar)
+
+
+def evaluate_whole(config: Config | EvaluateConfig, dataset: Dataset) -> Accuracy:
+    """The same for the whole training set: the upper bound."""
+    images, labels = dataset.flat()
+    whole = SyntheticSet(images, labels, dataset.mean, dataset.std, dataset.class_names)
+    recipe = config.evaluation
+    bar = progress_bar(None, "whole training set", config.progress, recipe.networks)
+    sets = (whole for _ in range(recipe.networks))
+    return _evaluate(sets, dataset, config.network, config.augment, recipe, recipe.whole_epochs, config.seed, bar)
+
+
+def _evaluate(
+    sets: Iterable[SyntheticSet],
+    dataset: Dataset,
+    network: NetworkConfig,
+    augment: AugmentConfig,
+    config: EvaluationConfig,
+    epochs: int,
+    seed: int,
+    bar: Any,
+) -> Accuracy:
+    """Trains one network on every set, all with the same compiled programs."""
+    module = networks.create(network, dataset.num_classes, dataset.image_shape)
+    recipe = training.make_recipe(config, augment)
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    values, previous, examples, test = [], None, None, None
+    with bar:
+        for i, small in enumerate(sets):
+            if small is not previous:
+                examples = jax.device_put(training.Examples(small.images, small.labels, small.mean, small.std))
+                previous = small
+            if test is None:
+                test = training.test_examples(dataset.test_images, dataset.test_labels, small.mean, small.std)
+            on_progress = _fraction_of_one(bar, len(small.labels), config, epochs)
+            variables = training.train(module, recipe, jax.random.fold_in(key, i), examples, epochs, on_progress)
+            values.append(training.accuracy(module, variables, test))
+            bar.n = i + 1
+            bar.set_postfix(accuracy=f"{100 * np.mean(values):.1f}%")
+    return Accuracy(float(np.mean(values)), float(np.std(values)), tuple(values))
+
+
+def _fraction_of_one(bar: Any, n: int, config: EvaluationConfig, epochs: int) -> Callable[[int], None]:
+    total = epochs * -(-n // min(config.batch_size, n))
+    return lambda steps: bar.update(steps / total)
+
+
+def _config_of(synthetic: SyntheticSet) -> Config:
+    """The configuration of the run that made a set; the defaults for a set that was made otherwise."""
+    return configuration.from_dict(Config, synthetic.metadata.get("config", {}))
+
+
+def _check_fits(synthetic: SyntheticSet, dataset: Dataset) -> None:
+    if synthetic.images.shape[1:] != dataset.image_shape:
+        raise UserError(
+            f"the synthetic images are {synthetic.images.shape[1:]}, those of data set {dataset.name!r} "
+            f"{dataset.image_shape}; name the data set it was made from with --data.source and --data.path"
+        )
+    if synthetic.class_names != dataset.class_names:
+        raise UserError(
+            f"the synthetic set has {_classes(synthetic)}, data set {dataset.name!r} has {_classes(dataset)}; "
+            "name the data set it was made from with --data.source and --data.path"
+        )
+
+
+def _classes(of: SyntheticSet | Dataset) -> str:
+    return f"{len(of.class_names)} classes ({', '.join(of.class_names[:4])}, ...)"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return cli.run(lambda: _main(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: list[str]) -> None:
+    path, arguments = cli.take(arguments, "--synthetic")
+    experiment, arguments = cli.take(arguments, "--config")
+    synthetic, default = None, EvaluateConfig()
+    if path is not None:
+        synthetic = SyntheticSet.load(path)
+        default = _like_run(_config_of(synthetic), Path(path))
+    if experiment is not None:
+        default = _like_run(configuration.load_config(experiment), default.synthetic)
+    config = cli.parse(EvaluateConfig, default, arguments, "python -m dmjax.evaluate", __doc__)
+    configuration.validate(config)
+    if (synthetic is None) == (config.random_real is None):
+        raise UserError("give either --synthetic FILE.npz or --random-real IMAGES_PER_CLASS")
+    dataset = load_dataset(config.data, config.progress)
+    if synthetic is not None:
+        what = str(path)
+        accuracy = evaluate(
+            synthetic,
+            dataset,
+            network=config.network,
+            augment=config.augment,
+            seed=config.seed,
+            progress=config.progress,
+            **configuration.flatten(config.evaluation),
+        )
+    else:
+        what = f"{config.random_real} random real images per class"
+        accuracy = evaluate_random_real(config, dataset, config.random_real)
+    shown = config.network.name
+    print(f"{what}: {accuracy} (test accuracy on {dataset.name}, {len(accuracy.values)} {shown} networks)")
+    if config.json is not None:
+        files.write_json(config.json, {"dataset": dataset.name, "networks": {shown: accuracy.to_dict()}})
+
+
+def _like_run(config: Config, synthetic: Path | None) -> EvaluateConfig:
+    return EvaluateConfig(config.data, config.network, config.augment, config.evaluation, synthetic)
+
+
+cli.make_callable(__name__)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Writing files so that a reader sees the old content or the new, never half of it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dmjax.errors import UserError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes under a temporary name and renames. Raises a `UserError` where that is not possible."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON; a number that JSON does not know (nan, infinity) is an error."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; None where there is no such file. Raises a `UserError` for one that is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it, or choose another --workdir") from None

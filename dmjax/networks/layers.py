@@ -1,0 +1,151 @@
+"""Layers that every family shares, with the parameter distributions of PyTorch's defaults."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dmjax.networks.convolution import conv_general_dilated
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "leakyrelu": lambda x: nn.leaky_relu(x, 0.01),
+    "sigmoid": nn.sigmoid,
+    "swish": nn.swish,
+}
+
+
+def uniform(bound: float) -> nn.initializers.Initializer:
+    """U(-bound, +bound)."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Conv(nn.Module):
+    """Square convolution whose weights and biases are U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+
+    Attributes:
+      features: Output channels.
+      size: Side of the kernel.
+      padding: Zeros added on each side.
+      stride: Step of the kernel.
+      bias: Whether a bias is added.
+    """
+
+    features: int
+    size: int = 3
+    padding: int = 1
+    stride: int = 1
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = uniform(1 / math.sqrt(self.size * self.size * x.shape[-1]))
+        return nn.Conv(
+            self.features,
+            (self.size, self.size),
+            strides=self.stride,
+            padding=self.padding,
+            use_bias=self.bias,
+            kernel_init=init,
+            bias_init=init,
+            conv_general_dilated=conv_general_dilated,
+            name="conv",
+        )(x)
+
+
+class Linear(nn.Module):
+    """Dense layer whose weights and biases are U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = uniform(1 / math.sqrt(x.shape[-1]))
+        return nn.Dense(self.features, kernel_init=init, bias_init=init, name="dense")(x)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over a weighted batch that may be spread over mapped axes (eps 1e-5, running averages as PyTorch's).
+
+    Linen's own averages every device's or class's mean alike; here an image counts by its weight, so that padding
+    and classes of unequal size leave the statistics as they are over one flat batch.
+
+    Attributes:
+      axis_name: Mapped axes (vmap or pmap) that the statistics are reduced over.
+      momentum: Weight of the new batch in the running averages.
+    """
+
+    axis_name: Sequence[str] = ()
+    momentum: float = 0.1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None) -> jax.Array:
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones_init(), (features,))
+        bias = self.param("bias", nn.initializers.zeros_init(), (features,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
+        if train:
+            mean, var, count = self._statistics(x, weights)
+            if not self.is_initializing():
+                unbiased = var * count / jnp.maximum(count - 1, 1)
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (unbiased - running_var.value)
+        else:
+            mean, var = running_mean.value, running_var.value
+        inverse = jax.lax.rsqrt(var + 1e-5) * scale
+        return (x - _channels(mean, x)) * _channels(inverse, x) + _channels(bias, x)
+
+    def _statistics(self, x, weights):
+        axes = tuple(range(x.ndim - 1))
+        weights = jnp.ones(x.shape[:1]) if weights is None else weights
+        weight = weights.reshape(-1, *(1,) * (x.ndim - 1))
+        count, total = weights.sum() * math.prod(x.shape[1:-1]), (x * weight).sum(axes)
+        count, total = self._reduce((count, total))
+        mean = total / jnp.maximum(count, 1)
+        # Two passes: the batch may be large, and E[x^2] - E[x]^2 loses digits.
+        square = self._reduce((weight * (x - _channels(mean, x)) ** 2).sum(axes))
+        return mean, square / jnp.maximum(count, 1), count
+
+    def _reduce(self, values):
+        return jax.lax.psum(values, self.axis_name) if self.axis_name and not self.is_initializing() else values
+
+
+def _channels(vector: jax.Array, like: jax.Array) -> jax.Array:
+    return vector.reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+class Norm(nn.Module):
+    """The norm of a block, by name; eps is 1e-5 throughout.
+
+    Attributes:
+      kind: none | batch | layer (over H, W and D, affine per element) | instance (per channel) | group (4 groups).
+      axis_name: Mapped axes that batch norm reduces over.
+    """
+
+    kind: str
+    axis_name: Sequence[str] = ()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None) -> jax.Array:
+        if self.kind == "batch":
+            return BatchNorm(self.axis_name, name="norm")(x, train, weights)
+        if self.kind == "layer":
+            axes = (-3, -2, -1)
+            return nn.LayerNorm(epsilon=1e-5, reduction_axes=axes, feature_axes=axes, name="norm")(x)
+        if self.kind == "instance":
+            return nn.GroupNorm(num_groups=None, group_size=1, epsilon=1e-5, name="norm")(x)
+        if self.kind == "group":
+            return nn.GroupNorm(num_groups=4, epsilon=1e-5, name="norm")(x)
+        return x
+
+
+def pool(x: jax.Array, kind: str) -> jax.Array:
+    """2x2 pooling with stride 2; an odd last row or column is dropped."""
+    if kind == "avg":
+        return nn.pooling.pool(x, 0.0, jax.lax.add, (2, 2), (2, 2), "VALID") * 0.25
+    if kind == "max":
+        return nn.max_pool(x, (2, 2), strides=(2, 2))
+    return x

@@ -1,0 +1,175 @@
+"""Training a network from scratch on arrays: the recipe by which every small set is judged.
+
+SGD with momentum and weight decay on all parameters, one augmentation group per batch with parameters per image, a
+learning rate that drops to a tenth after the middle epoch (where the momentum is cleared too, as in the authors' code).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dmjax import augment, networks
+from dmjax.config import AugmentConfig, EvaluationConfig
+from dmjax.data import normalize
+
+# Images per dispatch: long enough to hide the host, short enough for progress and signals on a slow machine.
+_IMAGES_PER_DISPATCH = 4096
+_TEST_BATCH = 256
+
+
+class Recipe(NamedTuple):
+    """What is compiled into the training program.
+
+    Attributes:
+      learning_rate, momentum, weight_decay: Of SGD.
+      batch_size: Images per step; the last batch of an epoch may be smaller.
+      augment: Groups that are drawn.
+    """
+
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    batch_size: int
+    augment: AugmentConfig
+
+
+class Examples(NamedTuple):
+    """Labelled images on the device.
+
+    Attributes:
+      images: uint8 [n, H, W, D], or float32 in units of pixels / 255.
+      labels: int32 [n].
+      mean: float32 [D], of pixels / 255.
+      std: float32 [D], of pixels / 255.
+    """
+
+    images: Any
+    labels: Any
+    mean: Any
+    std: Any
+
+
+class TrainState(NamedTuple):
+    """Variables of the network, the optimizer's momentum, the epoch's order of images int32 [n'], and the step."""
+
+    variables: Any
+    momentum: Any
+    order: jax.Array
+    step: jax.Array
+
+
+def make_recipe(config: EvaluationConfig, augmentation: AugmentConfig) -> Recipe:
+    """The recipe by which the papers evaluate: Zhao & Bilen, section 3.1, and the authors' code."""
+    return Recipe(config.learning_rate, config.momentum, config.weight_decay, config.batch_size, augmentation)
+
+
+def train(
+    network: nn.Module,
+    recipe: Recipe,
+    key: jax.Array,
+    examples: Examples,
+    epochs: int,
+    on_progress: Callable[[int], None] = lambda steps: None,
+) -> Any:
+    """Trains a freshly initialised network and returns its variables.
+
+    Args:
+      network: Module with `__call__(x, train, weights)`.
+      recipe: How it is trained.
+      key: Of initialisation, order and augmentation.
+      examples: The training set.
+      epochs: Passes over it.
+      on_progress: Called with the number of steps done since the last call.
+    """
+    n = len(examples.labels)
+    batch = min(recipe.batch_size, n)
+    per_epoch = -(-n // batch)
+    total = epochs * per_epoch
+    length = max(1, min(total, _IMAGES_PER_DISPATCH // batch))
+    drop = (epochs // 2 + 1) * per_epoch  # first step at the lower rate, after the middle epoch
+    state = _start(network, key, examples, batch * per_epoch)
+    for done in range(0, total, length):
+        state = _run(network, recipe, length, batch, state, key, examples, np.int32(total), np.int32(drop))
+        jax.block_until_ready(state.step)
+        on_progress(min(length, total - done))
+    return state.variables
+
+
+@functools.partial(jax.jit, static_argnames=("network", "padded"))
+def _start(network, key, examples, padded):
+    variables = networks.init(network, jax.random.fold_in(key, 0), examples.images.shape[1:])
+    momentum = jax.tree.map(jnp.zeros_like, variables["params"])
+    return TrainState(variables, momentum, jnp.zeros((padded,), jnp.int32), jnp.int32(0))
+
+
+@functools.partial(jax.jit, static_argnames=("network", "recipe", "length", "batch"), donate_argnames=("state",))
+def _run(network, recipe, length, batch, state, key, examples, total, drop):
+    """Advances by `length` steps, or up to `total`: one program for any number of epochs."""
+
+    def body(state, _):
+        step = functools.partial(_step, network, recipe, batch, key=key, examples=examples, drop=drop)
+        return jax.lax.cond(state.step < total, step, lambda s: s, state), None
+
+    return jax.lax.scan(body, state, None, length=length)[0]
+
+
+def _step(network, recipe, batch, state, key, examples, drop):
+    n, padded = len(examples.labels), len(state.order)
+    per_epoch = padded // batch
+    epoch, position = state.step // per_epoch, state.step % per_epoch
+    order_key, augment_key = jax.random.split(jax.random.fold_in(key, 1))
+
+    def shuffle(_):
+        order = jax.random.permutation(jax.random.fold_in(order_key, epoch), n).astype(jnp.int32)
+        return jnp.pad(order, (0, padded - n))
+
+    order = jax.lax.cond(position == 0, shuffle, lambda order: order, state.order)
+    chosen = jax.lax.dynamic_slice(order, (position * batch,), (batch,))
+    weights = (position * batch + jnp.arange(batch) < n).astype(jnp.float32)
+    images = normalize(examples.images[chosen], examples.mean, examples.std)
+    draws = augment.sample_each(jax.random.fold_in(augment_key, state.step), recipe.augment, images.shape[1:], batch)
+    images = augment.apply_each(draws, images)
+
+    def loss(params):
+        variables = {**state.variables, "params": params}
+        logits, new = network.apply(variables, images, train=True, weights=weights, mutable=["batch_stats"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels[chosen])
+        return (losses * weights).sum() / weights.sum(), new
+
+    gradients, new_variables = jax.grad(loss, has_aux=True)(state.variables["params"])
+    params = state.variables["params"]
+    kept = jnp.where(state.step == drop, 0.0, recipe.momentum)
+    rate = jnp.where(state.step >= drop, 0.1, 1.0) * recipe.learning_rate
+    momentum = jax.tree.map(lambda m, g, p: kept * m + g + recipe.weight_decay * p, state.momentum, gradients, params)
+    params = jax.tree.map(lambda p, m: p - rate * m, params, momentum)
+    return TrainState({**new_variables, "params": params}, momentum, order, state.step + 1)
+
+
+def test_examples(images: np.ndarray, labels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Examples:
+    """Places test images uint8 [T, H, W, D] on the device, padded to whole batches with images of label -1."""
+    missing = -len(labels) % _TEST_BATCH
+    images = np.pad(images, [(0, missing)] + [(0, 0)] * 3)
+    return jax.device_put(Examples(images, np.pad(labels, (0, missing), constant_values=-1), mean, std))
+
+
+def accuracy(network: nn.Module, variables: Any, examples: Examples) -> float:
+    """Fraction of the `test_examples` that the network classifies correctly."""
+    correct, total = jax.device_get(_count(network, variables, examples))
+    return float(correct) / float(total)
+
+
+@functools.partial(jax.jit, static_argnames=("network",))
+def _count(network, variables, examples):
+    def body(correct, batch):
+        images, labels = batch
+        logits = network.apply(variables, normalize(images, examples.mean, examples.std))
+        return correct + (logits.argmax(axis=-1) == labels).sum(), None
+
+    batches = jax.tree.map(lambda x: x.reshape(-1, _TEST_BATCH, *x.shape[1:]), (examples.images, examples.labels))
+    return jax.lax.scan(body, jnp.int32(0), batches)[0], (examples.labels >= 0).sum()

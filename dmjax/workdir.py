@@ -1,0 +1,126 @@
+"""The folder of one run: whose it is, who is writing to it, and what is in it."""
+
+import fcntl
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from dmjax import config as configuration
+from dmjax import files
+from dmjax.config import Config
+from dmjax.data import Dataset
+from dmjax.errors import UserError
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Workdir:
+    """Paths below WORKDIR; holds a lock on it while it is open."""
+
+    def __init__(self, config: Config):
+        """Claims the folder for this configuration.
+
+        Raises:
+          UserError: it cannot be written, another process is at work in it, or it belongs to another configuration.
+        """
+        if config.workdir is None:
+            raise UserError("no workdir: give --workdir FOLDER")
+        self.path = config.workdir
+        self.config = self.path / "config.json"
+        self.synthetic = self.path / "synthetic.npz"
+        self.results = self.path / "results.json"
+        self.checkpoints = self.path / "checkpoints"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the workdir {self.path}: {error.strerror}; choose another --workdir"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another process is working in {self.path}; wait for it, or choose another --workdir"
+            ) from None
+        self.stored = files.read_json(self.config)
+        if self.stored is not None:
+            self._check_same(config)
+
+    def _check_same(self, config: Config) -> None:
+        try:
+            stored = configuration.from_dict(Config, self.stored["config"])
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.config} is not the configuration of a run ({error}); choose another --workdir"
+            ) from None
+        changed = configuration.differences(stored, config)
+        if changed:
+            raise UserError(
+                f"{self.path} belongs to another configuration ({', '.join(changed)}); choose another --workdir, "
+                "or give the old values to go on"
+            )
+
+    def describe(self, config: Config, dataset: Dataset) -> dict[str, Any]:
+        """Writes config.json where there is none, checks that the data are the same where there is; returns it."""
+        if self.stored is None:
+            self.stored = describe(config, dataset)
+            files.write_json(self.config, self.stored)
+        elif self.stored["dataset"]["fingerprint"] != dataset.fingerprint():
+            raise UserError(
+                f"{self.path} was started on other data than {dataset.name!r} holds now; choose another --workdir"
+            )
+        return self.stored
+
+    def picture(self, iteration: int) -> Path:
+        """Where the picture after this iteration belongs."""
+        return self.path / "images" / f"{iteration:06d}.png"
+
+    def close(self) -> None:
+        """Gives the folder free."""
+        self._lock.close()
+
+    def __enter__(self) -> "Workdir":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Everything that a result depends on, as plain JSON values."""
+    import jax
+
+    import dmjax
+
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {
+        "config": configuration.to_dict(config),
+        "dataset": {
+            "name": dataset.name,
+            "num_classes": dataset.num_classes,
+            "image_shape": list(dataset.image_shape),
+            "train_images": int(dataset.counts.sum()),
+            "test_images": len(dataset.test_labels),
+            "fingerprint": dataset.fingerprint(),
+        },
+        "versions": {"dmjax": dmjax.__version__, "python": platform.python_version(), **versions},
+        "devices": [d.device_kind for d in jax.local_devices()],
+        "backend": jax.default_backend(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, with a + where it was changed; None for an installed package."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        tracked = subprocess.run([*git, "ls-files", "__init__.py"], capture_output=True, text=True, check=True).stdout
+        status = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if status else "") if tracked else None
