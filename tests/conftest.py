@@ -1,0 +1,99 @@
+"""Every test runs with four simulated CPU devices and strict dtype and rank promotion."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] += (
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # compile fast
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def torch():
+    return pytest.importorskip("torch", reason="needs torch: pip install -r tests/requirements-torch.txt")
+
+
+@pytest.fixture
+def shared():
+    """Path of a real data file, or a skip that says what is missing."""
+
+    def find(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"needs the real data {name} in {SHARED.name}/, which is not here")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def make_folder(tmp_path):
+    """Writes train/CLASS/*.png and test/CLASS/*.png of random images."""
+    from PIL import Image
+
+    def make(train=(5, 3, 4), test=2, size=(8, 8), mode="RGB", root="images"):
+        rng = np.random.default_rng(1)
+        folder = tmp_path / root
+        for split, counts in (("train", train), ("test", [test] * len(train))):
+            for c, n in enumerate(counts):
+                place = folder / split / f"class{c}"
+                place.mkdir(parents=True)
+                for i in range(n):
+                    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+                    base = np.full(shape, 40 + 60 * c)
+                    pixels = np.clip(base + rng.integers(-30, 30, shape), 0, 255).astype(np.uint8)
+                    Image.fromarray(pixels).save(place / f"{i}.png")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_command(tmp_path_factory):
+    """Runs `python -m MODULE ARGS` in a process of its own; compiled programs are shared by the session."""
+    cache = tmp_path_factory.mktemp("compiled")
+
+    def start(module: str, *args, devices=1, **options) -> subprocess.Popen:
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "PYTHONPATH": str(ROOT),
+        }
+        command = [sys.executable, "-m", module, *map(str, args)]
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options
+        )
+
+    def run(module: str, *args, **options) -> subprocess.CompletedProcess:
+        process = start(module, *args, **options)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    run.start = start
+    return run

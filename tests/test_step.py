@@ -1,0 +1,249 @@
+"""Objective, step and sharding: against NumPy and PyTorch, and for what must not change a run."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_networks import torch_convnet
+
+from dmjax import augment, networks, optimizer, sampling, step
+from dmjax.config import AugmentConfig, Config, NetworkConfig, OptimizerConfig
+from dmjax.data import normalize
+from dmjax.errors import UserError
+from dmjax.objectives import distribution
+from dmjax.parallel import ClassSharding
+
+SHAPE = (8, 8, 1)
+MEAN, STD = np.array([0.4], np.float32), np.array([0.3], np.float32)
+CONFIG = Config(
+    ipc=2, batch_real=4, network=NetworkConfig(width=4, depth=2), augment=AugmentConfig("color_crop_scale_rotate")
+)
+
+
+def data_of(rng, classes=3, n=6, counts=None):
+    images = rng.integers(0, 256, (classes, n, *SHAPE)).astype(np.uint8)
+    counts = np.full(classes, n, np.int32) if counts is None else np.array(counts, np.int32)
+    return step.ClassData(images, counts, np.arange(classes, dtype=np.int32))
+
+
+def start_of(rng, classes=3, optim=None):
+    images = rng.normal(size=(classes, CONFIG.ipc, *SHAPE)).astype(np.float32)
+    return jax.device_get(step.init_state(optim or optimizer.create(CONFIG.optimizer), images))
+
+
+def make(config=CONFIG, class_chunk=None, axis_name=()):
+    network = networks.create(config.network, 3, SHAPE, axis_name)
+    return network, jax.jit(step.make_step(network, optimizer.create(config.optimizer), config, MEAN, STD, class_chunk))
+
+
+def run_sharded(config, data, state, devices, length=3, chunks=1, class_chunk=None):
+    axis_name = (step.CLASSES, step.DEVICES) if config.network.norm == "batch" else ()
+    network = networks.create(config.network, len(data.count), SHAPE, axis_name)
+    sharding = ClassSharding(len(data.count), jax.local_devices()[:devices])
+    chunk = step.make_chunk(network, optimizer.create(config.optimizer), config, MEAN, STD, length, class_chunk)
+    key, placed = sharding.same(jax.random.key(0)), sharding.put_data(data.images, data.count)
+    state = sharding.put_state(state)
+    program = sharding.compile(chunk, key, state, placed)
+    losses = []
+    for _ in range(chunks):
+        state, loss = program(key, state, placed)
+        losses.append(sharding.losses(loss))
+    return sharding.get_state(state), np.concatenate(losses)
+
+
+def test_class_loss_matches_numpy_and_its_closed_form_gradient(rng):
+    """With embed(x) = x W the gradient is -2/M (mean real - mean synthetic) W W^T, for each synthetic image."""
+    weight = rng.normal(size=(64, 5)).astype(np.float32)
+    real, synthetic = (rng.normal(size=(n, *SHAPE)).astype(np.float32) for n in (7, 3))
+    real_weights = np.array([1, 1, 1, 1, 1, 0, 0], np.float32)
+
+    def embed(x, _):
+        return x.reshape(x.shape[0], -1) @ weight
+
+    loss = lambda r, s: distribution.class_loss(embed, r, jnp.asarray(real_weights), s, jnp.ones(3))  # noqa: E731
+    difference = (real[:5].reshape(5, -1).mean(0) - synthetic.reshape(3, -1).mean(0)) @ weight
+    np.testing.assert_allclose(loss(real, synthetic), (difference**2).sum(), rtol=1e-5)
+    to_real, to_synthetic = jax.grad(loss, argnums=(0, 1))(jnp.asarray(real), jnp.asarray(synthetic))
+    np.testing.assert_allclose(
+        to_synthetic.reshape(3, -1), np.stack([-2 / 3 * weight @ difference] * 3), rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_array_equal(to_real, 0)  # no gradient through the real branch
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_a_whole_step_matches_torch(torch, rng, norm):
+    """Same parameters, indices and augmentation as the step draws: loss, gradient and the SGD update agree."""
+    config = dataclasses.replace(CONFIG, network=NetworkConfig(width=4, depth=2, norm=norm))
+    _, one_step = make(config, axis_name=(step.CLASSES,) if norm == "batch" else ())
+    data, state = data_of(rng, counts=[6, 5, 3]), start_of(rng)  # class 2 is smaller than the batch
+    key = jax.random.key(7)
+    after, losses = one_step(key, state, data)
+
+    network_key, key = jax.random.split(jax.random.fold_in(key, 0))
+    plain = networks.create(config.network, 3, SHAPE)
+    variables = jax.jit(lambda k: networks.init(plain, k, SHAPE))(network_key)
+    embed, _ = torch_convnet(torch, config.network, variables["params"], 3, SHAPE)
+    synthetic = [torch.tensor(state.images[c], requires_grad=True) for c in range(3)]
+    draw = jax.jit(lambda k, n: sampling.without_replacement(k, n, 6, 4))
+    sample = jax.jit(lambda k: augment.sample(k, config.augment, SHAPE))
+    apply = jax.jit(augment.apply)
+    reals, fakes = [], []
+    for c in range(3):
+        sample_key, augment_key = jax.random.split(jax.random.fold_in(key, c))
+        indices, weights = draw(sample_key, jnp.int32(data.count[c]))
+        chosen = np.asarray(indices)[np.asarray(weights) > 0]
+        assert len(chosen) == min(4, data.count[c])
+        siamese = sample(augment_key)
+        reals.append(torch.tensor(np.asarray(apply(siamese, normalize(data.images[c][chosen], MEAN, STD)))))
+        # The augmentation is affine in the images: its matrix carries the gradient to PyTorch.
+        basis = jnp.eye(64, dtype=jnp.float32).reshape(64, *SHAPE)
+        constant = np.asarray(apply(siamese, jnp.zeros((1, *SHAPE)))).reshape(-1)
+        matrix = torch.tensor(np.asarray(apply(siamese, basis)).reshape(64, 64) - constant)
+        fakes.append((synthetic[c].reshape(2, 64) @ matrix + torch.tensor(constant)).reshape(2, *SHAPE))
+    if norm == "batch":  # one batch of all real images, another of all synthetic ones
+        real_features = torch.split(embed(torch.cat(reals)), [len(r) for r in reals])
+        fake_features = torch.split(embed(torch.cat(fakes)), [2, 2, 2])
+    else:
+        real_features, fake_features = [embed(r) for r in reals], [embed(f) for f in fakes]
+    expected = [
+        ((r.detach().mean(0) - f.mean(0)) ** 2).sum() for r, f in zip(real_features, fake_features, strict=True)
+    ]
+    sum(expected).backward()
+    np.testing.assert_allclose(losses, [e.item() for e in expected], rtol=1e-4)
+    for c in range(3):
+        np.testing.assert_allclose(
+            after.images[c], state.images[c] - 1.0 * synthetic[c].grad.numpy(), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_momentum_is_one_half_and_state_is_per_class(rng):
+    _, one_step = make()
+    data, first = data_of(rng), start_of(rng)
+    key = jax.random.key(0)
+    second, _ = one_step(key, first, data)
+    third, _ = one_step(key, second, data)
+    # A step from the same images without memory gives the gradient of the second iteration alone.
+    fresh, _ = one_step(key, step.State(second.images, first.optimizer, second.iteration), data)
+    gradient = second.images - fresh.images
+    velocity = first.images - second.images
+    np.testing.assert_allclose(second.images - third.images, gradient + 0.5 * velocity, rtol=1e-4, atol=1e-5)
+
+
+def test_every_iteration_draws_a_new_network_batch_and_augmentation(rng):
+    _, one_step = make()
+    data, state = data_of(rng), start_of(rng)
+    losses = [one_step(jax.random.key(0), state._replace(iteration=np.int32(i)), data)[1] for i in range(3)]
+    assert len({float(loss[0]) for loss in losses}) == 3
+    other = one_step(jax.random.key(1), state, data)[1]
+    assert float(other[0]) != float(losses[0][0])
+    with jax.debug_key_reuse(True):
+        make()[1](jax.random.key(0), state, data)
+
+
+def test_real_activations_are_not_stored(rng):
+    """The gradient w.r.t. one synthetic image takes a fraction of the memory that one w.r.t. the real ones takes."""
+    network = networks.create(NetworkConfig(width=32, depth=2), 3, (32, 32, 3))
+    variables = jax.jit(lambda k: networks.init(network, k, (32, 32, 3)))(jax.random.key(0))
+    embed = lambda x, w: networks.embed(network, variables, x, w)  # noqa: E731
+    real, synthetic = jnp.zeros((256, 32, 32, 3)), jnp.zeros((1, 32, 32, 3))
+    weights = jnp.ones(256), jnp.ones(1)
+
+    def temporary(function, *args):
+        return jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+    loss = lambda r, s: distribution.class_loss(embed, r, weights[0], s, weights[1])  # noqa: E731
+    ours = temporary(jax.grad(loss, argnums=1), real, synthetic)
+    stored = temporary(jax.grad(lambda r: embed(r, weights[0]).sum()), real)
+    assert ours < 0.1 * stored
+
+
+@pytest.mark.parametrize("class_chunk", [1, 2, 3])
+def test_chunks_of_classes_change_nothing(rng, class_chunk):
+    data, state = data_of(rng), start_of(rng)
+    whole, losses = make()[1](jax.random.key(0), state, data)
+    chunked, chunked_losses = make(class_chunk=class_chunk)[1](jax.random.key(0), state, data)
+    np.testing.assert_allclose(chunked.images, whole.images, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(chunked_losses, losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("norm", "tolerance"), [("instance", 1e-6), ("batch", 1e-5)])
+@pytest.mark.parametrize("devices", [2, 4])
+def test_devices_agree_and_need_not_divide_the_classes(rng, devices, norm, tolerance):
+    """10 classes on 4 devices: 3 + 3 + 3 + 1 and two empty ones."""
+    config = dataclasses.replace(CONFIG, network=NetworkConfig(width=4, depth=2, norm=norm))
+    data, state = data_of(rng, classes=10), start_of(rng, classes=10)
+    one, one_losses = run_sharded(config, data, state, 1)
+    many, many_losses = run_sharded(config, data, state, devices)
+    np.testing.assert_allclose(many.images, one.images, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(many_losses, one_losses, rtol=1e-5)
+    assert int(many.iteration) == 3
+
+
+def test_real_images_live_on_the_device_of_their_class_only(rng):
+    data = data_of(rng, classes=10)
+    placed = ClassSharding(10).put_data(data.images, data.count)
+    assert placed.images.shape == (4, 3, 6, *SHAPE)
+    for shard in placed.images.addressable_shards:
+        d = shard.index[0].start or 0
+        mine = data.images[3 * d : 3 * d + 3]
+        np.testing.assert_array_equal(np.asarray(shard.data)[0, : len(mine)], mine)
+    np.testing.assert_array_equal(jax.device_get(placed.count)[3], [6, 0, 0])
+
+
+def test_after_warm_up_nothing_is_traced_and_nothing_is_copied(rng):
+    sharding = ClassSharding(10)
+    data, state = data_of(rng, classes=10), start_of(rng, classes=10)
+    network = networks.create(CONFIG.network, 10, SHAPE)
+    chunk = step.make_chunk(network, optimizer.create(CONFIG.optimizer), CONFIG, MEAN, STD, 2, 1)
+    key, data = sharding.same(jax.random.key(0)), sharding.put_data(data.images, data.count)
+    state = sharding.put_state(state)
+    program = sharding.compile(chunk, key, state, data)
+    with jax.no_tracing(), jax.transfer_guard("disallow"):
+        for _ in range(3):
+            old = state
+            state, losses = program(key, state, data)
+        assert sharding.losses(losses).shape == (2,)  # the one explicit transfer of a chunk
+    assert old.images.is_deleted()  # donated
+    assert int(jax.device_get(state.iteration)) == 6
+
+
+def test_a_chunk_is_its_steps(rng):
+    data, state = data_of(rng), start_of(rng)
+    long, losses = run_sharded(CONFIG, data, state, 1, length=4)
+    short, short_losses = run_sharded(CONFIG, data, state, 1, length=2, chunks=2)
+    np.testing.assert_array_equal(long.images, short.images)
+    np.testing.assert_array_equal(losses, short_losses)
+
+
+def test_sampling_is_uniform_without_replacement():
+    keys = jax.random.split(jax.random.key(0), 3000)
+    indices, weights = jax.vmap(lambda k: sampling.without_replacement(k, jnp.int32(7), 9, 4))(keys)
+    indices = np.asarray(indices)
+    assert indices.max() == 6
+    assert all(len(set(row)) == 4 for row in indices)
+    np.testing.assert_array_equal(weights, 1)
+    expected = 3000 * 4 / 7
+    assert np.abs(np.bincount(indices.ravel(), minlength=7) - expected).max() < 5 * np.sqrt(expected * 3 / 7)
+    indices, weights = sampling.without_replacement(jax.random.key(0), jnp.int32(3), 9, 5)
+    assert sorted(np.asarray(indices)[:3]) == [0, 1, 2]  # all of a class that has fewer
+    np.testing.assert_array_equal(weights, [1, 1, 1, 0, 0])
+
+
+def test_any_optax_optimizer(rng):
+    config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig("adam", 0.1, (("b1", 0.5),)))
+    data = data_of(rng)
+    state = start_of(rng, optim=optimizer.create(config.optimizer))
+    assert state.optimizer[0].count.shape == (3,)  # one optimizer per class
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer
+        after, _ = make(config)[1](jax.random.key(0), state, data)
+    # The first step of Adam moves every pixel that has a gradient by the learning rate.
+    moved = np.abs(np.asarray(after.images - state.images))
+    np.testing.assert_allclose(moved[moved > 1e-3], 0.1, rtol=1e-2)
+    assert isinstance(optimizer.create(OptimizerConfig("sgd", 1.0, (("nesterov", 1),))), optax.GradientTransformation)
+    with pytest.raises(UserError, match="no optimizer 'adan_'; did you mean .*'adam'"):
+        optimizer.create(OptimizerConfig("adan_"))
+    with pytest.raises(UserError, match="no option 'momentum'"):
+        optimizer.create(OptimizerConfig("adam"))

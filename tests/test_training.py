@@ -1,0 +1,131 @@
+"""The evaluation recipe against a PyTorch trajectory, and the counting of correct answers."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmjax import networks, training
+from dmjax.config import AugmentConfig, EvaluationConfig, NetworkConfig
+from dmjax.networks.layers import Conv
+
+NONE = AugmentConfig("none")
+
+
+def examples_of(rng, n=10, classes=3):
+    images = rng.uniform(size=(n, 8, 8, 1)).astype(np.float32)
+    labels = rng.integers(0, classes, n).astype(np.int32)
+    return training.Examples(images, labels, np.array([0.5], np.float32), np.array([0.25], np.float32))
+
+
+@pytest.mark.parametrize("epochs", [6, 7])
+def test_full_batch_training_matches_torch_sgd(torch, rng, epochs):
+    """Weight decay on everything, momentum, the drop after the middle epoch, momentum cleared there."""
+    config = EvaluationConfig(learning_rate=0.1, batch_size=256)
+    examples = examples_of(rng)
+    network = networks.create(NetworkConfig(width=4, depth=1), 3, (8, 8, 1))
+    key = jax.random.key(3)
+    actual = training.train(network, training.make_recipe(config, NONE), key, examples, epochs)["params"]
+
+    start = networks.init(network, jax.random.fold_in(key, 0), (8, 8, 1))["params"]
+    params = {
+        jax.tree_util.keystr(k): torch.tensor(np.asarray(v), requires_grad=True)
+        for k, v in jax.tree_util.tree_leaves_with_path(start)
+    }
+    x = torch.tensor((examples.images - 0.5) / 0.25).permute(0, 3, 1, 2)
+    y = torch.tensor(examples.labels).long()
+
+    def forward():
+        h = torch.nn.functional.conv2d(
+            x, params["['conv0']['conv']['kernel']"].permute(3, 2, 0, 1), params["['conv0']['conv']['bias']"], padding=3
+        )
+        h = torch.nn.functional.group_norm(
+            h, 4, params["['norm0']['norm']['scale']"], params["['norm0']['norm']['bias']"]
+        )
+        h = torch.nn.functional.avg_pool2d(h.relu(), 2).permute(0, 2, 3, 1).flatten(1)
+        return h @ params["['classifier']['dense']['kernel']"] + params["['classifier']['dense']['bias']"]
+
+    def sgd(rate):
+        return torch.optim.SGD(params.values(), lr=rate, momentum=0.9, weight_decay=5e-4)
+
+    optimizer = sgd(0.1)
+    for epoch in range(epochs):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(forward(), y).backward()
+        optimizer.step()
+        if epoch == epochs // 2:
+            optimizer = sgd(0.01)
+    for path, value in jax.tree_util.tree_leaves_with_path(actual):
+        np.testing.assert_allclose(value, params[jax.tree_util.keystr(path)].detach(), rtol=1e-4, atol=1e-5)
+
+
+class Counter(nn.Module):
+    """Its only parameter learns how often each image was shown: the gradient of logit 0 is a one-hot of the pixel."""
+
+    @nn.compact
+    def __call__(self, x, train=False, weights=None):
+        seen = self.param("seen", nn.initializers.zeros_init(), (x.shape[1] * x.shape[2],))
+        flat = x.reshape(x.shape[0], -1)
+        return jnp.stack([flat @ seen, jnp.zeros(x.shape[0])], axis=1)
+
+
+def test_every_epoch_shows_every_image_once_in_a_new_order():
+    """With batches of 4 of 10 images the last one is partial, and is kept."""
+    n = 10
+    images = np.zeros((n, 4, 4, 1), np.float32)
+    images[np.arange(n), np.arange(n) // 4, np.arange(n) % 4, 0] = 1
+    examples = training.Examples(images, np.ones(n, np.int32), np.zeros(1, np.float32), np.ones(1, np.float32))
+    rate = 1e-3  # so small that the softmax stays at one half
+    recipe = training.Recipe(rate, 0.0, 0.0, 4, NONE)
+    seen = np.asarray(training.train(Counter(), recipe, jax.random.key(0), examples, 1)["params"]["seen"])[:n]
+    # Every image has gradient 1/2, divided by the size of its batch: 4, 4, and 2.
+    np.testing.assert_allclose(np.sort(-seen) / rate, [0.125] * 8 + [0.25] * 2, rtol=1e-2)
+    other = np.asarray(training.train(Counter(), recipe, jax.random.key(1), examples, 1)["params"]["seen"])[:n]
+    assert (np.argsort(seen) != np.argsort(other)).any()
+
+
+def test_batch_norm_ignores_the_padding_of_the_last_batch(rng):
+    """6 images in batches of 4: the running mean is that of a batch of 4 and then one of the 2 others."""
+    examples = examples_of(rng, n=6)
+    network = networks.create(NetworkConfig(width=4, depth=1, norm="batch"), 3, (8, 8, 1))
+    recipe = training.Recipe(1e-12, 0.0, 0.0, 4, NONE)  # the parameters stay as they are drawn
+    variables = training.train(network, recipe, jax.random.key(0), examples, 1)
+    running = np.asarray(variables["batch_stats"]["norm0"]["norm"]["mean"])
+    conv = variables["params"]["conv0"]["conv"]
+    before = Conv(4, padding=3).apply({"params": {"conv": conv}}, (examples.images - 0.5) / 0.25)
+    means = np.asarray(before).mean(axis=(1, 2))
+    candidates = []
+    for first in itertools.combinations(range(6), 4):
+        second = [i for i in range(6) if i not in first]
+        candidates.append(0.9 * 0.1 * means[list(first)].mean(0) + 0.1 * means[second].mean(0))
+    assert np.abs(np.array(candidates) - running).max(axis=1).min() < 1e-6
+
+
+def test_accuracy_counts_all_images_of_an_uneven_test_set(rng):
+    n = 300  # one whole batch and a partial one
+    images = rng.integers(0, 256, (n, 8, 8, 1)).astype(np.uint8)
+    network = networks.create(NetworkConfig(width=4, depth=1), 3, (8, 8, 1))
+    variables = networks.init(network, jax.random.key(0), (8, 8, 1))
+    mean, std = np.array([0.5], np.float32), np.array([0.25], np.float32)
+    predicted = np.asarray(network.apply(variables, (images / np.float32(255) - 0.5) / 0.25)).argmax(-1)
+    labels = predicted.astype(np.int32)
+    labels[:45] = (labels[:45] + 1) % 3
+    assert training.accuracy(network, variables, training.test_examples(images, labels, mean, std)) == pytest.approx(
+        0.85
+    )
+
+
+def test_training_is_a_function_of_its_key_and_does_not_recompile(rng):
+    examples = examples_of(rng)
+    network = networks.create(NetworkConfig(width=4, depth=1), 3, (8, 8, 1))
+    recipe = training.make_recipe(EvaluationConfig(), AugmentConfig())
+    first = training.train(network, recipe, jax.random.key(0), examples, 5)
+    with jax.no_tracing():
+        again = training.train(network, recipe, jax.random.key(0), examples, 5)
+        other = training.train(network, recipe, jax.random.key(1), examples, 5)
+    kernel = lambda v: np.asarray(v["params"]["conv0"]["conv"]["kernel"])  # noqa: E731
+    np.testing.assert_array_equal(kernel(first), kernel(again))
+    assert np.abs(kernel(first) - kernel(other)).max() > 1e-3
