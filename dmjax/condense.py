@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from dmjax import cli, files, loop, networks, optimizer, signals
+from dmjax import cli, files, loop, signals
 from dmjax import config as configuration
 from dmjax.artifacts import SyntheticSet
 from dmjax.config import Config
@@ -33,9 +33,6 @@ def _condense(config: Config) -> tuple[Dataset, loop.Result]:
     configuration.validate(config)
     with Workdir(config) as workdir, signals.handled() as stop:
         dataset = load_dataset(config.data, config.progress)
-        # What cannot work is found before anything is written.
-        optimizer.create(config.optimizer)
-        networks.create(config.network, dataset.num_classes, dataset.image_shape)
         return dataset, loop.run(config, dataset, workdir, stop)
 
 

@@ -187,7 +187,8 @@ def load_config(path: str | Path) -> Config:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None
     except Exception as error:
-        raise UserError(f"experiment file {str(path)!r} does not run: {type(error).__name__}: {error}") from error
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"experiment file {str(path)!r} does not run: {type(error).__name__}: {reason}") from error
     if not isinstance(config, Config):
         raise UserError(f"experiment file {str(path)!r} needs a function get_config() that returns a dmjax.Config")
     if config.workdir is None:

@@ -48,12 +48,14 @@ def run(config: Config, dataset: Dataset, workdir: Workdir, stop: signals.Stop) 
 class _Run:
     def __init__(self, config: Config, dataset: Dataset, workdir: Workdir, stop: signals.Stop):
         self.config, self.dataset, self.workdir, self.stop = config, dataset, workdir, stop
-        self.about = workdir.describe(config, dataset)
         self.sharding = ClassSharding(dataset.num_classes)
+        axes = (CLASSES, DEVICES) if config.network.norm == "batch" else ()
+        self.network = networks.create(config.network, dataset.num_classes, dataset.image_shape, axes)
         self.optimizer = optimizer.create(config.optimizer)
         root = jax.random.key(config.seed)
         self.key = self.sharding.same(jax.random.fold_in(root, 1))
         first = jax.device_get(init_state(self.optimizer, _first_images(config, dataset, jax.random.fold_in(root, 0))))
+        self.about = workdir.describe(config, dataset)  # the first thing written: what cannot work has failed by now
         self.checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep)
         restored = self.checkpoints.restore(first)
         state, notes = restored or (first, {})
@@ -95,17 +97,9 @@ class _Run:
             start = time.perf_counter()
             if not self.programs:
                 self.data = self.sharding.put_data(self.dataset.images, self.dataset.counts)
-            batch_norm = self.config.network.norm == "batch"
-            network = networks.create(
-                self.config.network,
-                self.dataset.num_classes,
-                self.dataset.image_shape,
-                (CLASSES, DEVICES) if batch_norm else (),
-            )
-            class_chunk = None if batch_norm else _class_chunk(self.config, self.sharding.per_device)
-            chunk = make_chunk(
-                network, self.optimizer, self.config, self.dataset.mean, self.dataset.std, length, class_chunk
-            )
+            class_chunk = _class_chunk(self.config, self.sharding.per_device)
+            mean, std = self.dataset.mean, self.dataset.std
+            chunk = make_chunk(self.network, self.optimizer, self.config, mean, std, length, class_chunk)
             self.programs[length] = self.sharding.compile(chunk, self.key, self.state, self.data)
             self.clock = self.clock._replace(compile=self.clock.compile + time.perf_counter() - start)
         return self.programs[length]
@@ -161,6 +155,9 @@ def chunk_length(config: Config) -> int:
 
 
 def _class_chunk(config: Config, per_device: int) -> int | None:
+    """The classes to compute at once; None for all, which batch norm needs since its statistics are over all."""
+    if config.network.norm == "batch":
+        return None
     default = 1 if jax.default_backend() == "cpu" else per_device
     chunk = config.class_chunk or default
     return None if chunk >= per_device > 1 else chunk

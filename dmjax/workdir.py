@@ -40,6 +40,13 @@ class Workdir:
                 f"cannot write to the workdir {self.path}: {error.strerror}; choose another --workdir"
             ) from None
         try:
+            self._claim(config)
+        except BaseException:
+            self.close()
+            raise
+
+    def _claim(self, config: Config) -> None:
+        try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(

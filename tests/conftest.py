@@ -90,9 +90,9 @@ def run_command(tmp_path_factory):
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options
         )
 
-    def run(module: str, *args, **options) -> subprocess.CompletedProcess:
+    def run(module: str, *args, timeout=300, **options) -> subprocess.CompletedProcess:
         process = start(module, *args, **options)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     run.start = start

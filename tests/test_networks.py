@@ -21,6 +21,17 @@ def randomize(variables, rng):
     return jax.tree.map(lambda p: p + jnp.asarray(rng.normal(size=p.shape) * 0.1, jnp.float32), variables)
 
 
+def torch_norm(nn, kind, channels, height, width):
+    makers = {
+        "none": lambda: None,
+        "batch": lambda: nn.BatchNorm2d(channels),
+        "layer": lambda: nn.LayerNorm([channels, height, width]),
+        "instance": lambda: nn.GroupNorm(channels, channels),
+        "group": lambda: nn.GroupNorm(4, channels),
+    }
+    return makers[kind]()
+
+
 def torch_convnet(torch, config, params, num_classes, shape):
     """The same network from PyTorch's layers, from the definition; returns (embed, classify)."""
     nn = torch.nn
@@ -36,13 +47,7 @@ def torch_convnet(torch, config, params, num_classes, shape):
         conv.weight.data = tensor(params[f"conv{d}"]["conv"]["kernel"]).permute(3, 2, 0, 1)
         conv.bias.data = tensor(params[f"conv{d}"]["conv"]["bias"])
         layers.append(conv)
-        norm = {
-            "none": lambda: None,
-            "batch": lambda: nn.BatchNorm2d(channels),
-            "layer": lambda: nn.LayerNorm([channels, height, width]),  # noqa: B023
-            "instance": lambda: nn.GroupNorm(channels, channels),
-            "group": lambda: nn.GroupNorm(4, channels),
-        }[config.norm]()
+        norm = torch_norm(nn, config.norm, channels, height, width)
         if norm is not None:
             scale, bias = (tensor(params[f"norm{d}"]["norm"][k]) for k in ("scale", "bias"))
             if config.norm == "layer":

@@ -243,7 +243,7 @@ def test_any_optax_optimizer(rng):
     moved = np.abs(np.asarray(after.images - state.images))
     np.testing.assert_allclose(moved[moved > 1e-3], 0.1, rtol=1e-2)
     assert isinstance(optimizer.create(OptimizerConfig("sgd", 1.0, (("nesterov", 1),))), optax.GradientTransformation)
-    with pytest.raises(UserError, match="no optimizer 'adan_'; did you mean .*'adam'"):
+    with pytest.raises(UserError, match=r"no optimizer 'adan_'; did you mean .*'adam'"):
         optimizer.create(OptimizerConfig("adan_"))
     with pytest.raises(UserError, match="no option 'momentum'"):
         optimizer.create(OptimizerConfig("adam"))

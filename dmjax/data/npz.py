@@ -2,6 +2,8 @@
 
 import zipfile
 import zlib
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -12,20 +14,18 @@ from dmjax.errors import UserError
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
-def read_npz(path, keys) -> dict[str, np.ndarray]:
+def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     """Reads an .npz without executing pickles. Raises a `UserError` for every way in which it can be broken."""
     try:
+        if not zipfile.is_zipfile(path):
+            raise UserError(
+                f"{path} is damaged or not an .npz file" if Path(path).exists() else f"no file {str(path)!r}"
+            )
         with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise UserError(f"{path} holds a single array, not named arrays as an .npz does")
             missing = [k for k in keys if k not in archive.files]
             if missing:
                 raise UserError(f"{path} has no array {missing[0]!r}; it holds {', '.join(archive.files) or 'nothing'}")
             return {k: archive[k] for k in archive.files}
-    except FileNotFoundError:
-        raise UserError(f"no file {str(path)!r}") from None
-    except AttributeError:
-        raise UserError(f"{path} holds a single array, not named arrays as an .npz does") from None
     except (ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         if "pickle" in str(error):
             raise UserError(f"{path} holds pickled objects, which are not loaded; save plain arrays") from None

@@ -1,0 +1,386 @@
+"""Data sources on real files, on hand-made ones, and on every kind of broken one."""
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dmjax import data
+from dmjax.config import DataConfig
+from dmjax.data.dataset import compute_moments, normalize
+from dmjax.errors import UserError
+
+
+def load(source, path=None, **options):
+    return data.load(DataConfig(source, path, **options), progress=False)
+
+
+def pack(folder: Path, name: str, mode="w") -> Path:
+    path = folder.parent / name
+    with tarfile.open(path, mode) as tar:
+        tar.add(folder, arcname=".")
+    return path
+
+
+# What every source must return
+
+
+def test_digits():
+    dataset = load("digits")
+    assert dataset.images.shape == (10, 161, 8, 8, 1)
+    assert dataset.counts.sum() == 1438
+    assert len(dataset.test_labels) == 359
+    assert dataset.images.max() == 255
+    images, labels = dataset.flat()
+    assert len(images) == 1438
+    np.testing.assert_array_equal(images[labels == 3], dataset.images[3, : dataset.counts[3]])
+
+
+def test_normalize_and_moments_match_numpy(rng):
+    images = rng.integers(0, 256, (2, 5, 4, 6, 3)).astype(np.uint8)
+    counts = np.array([5, 3])
+    valid = np.concatenate([images[0], images[1, :3]]) / 255
+    mean, std = compute_moments(images, counts)
+    np.testing.assert_allclose(mean, valid.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std, valid.std((0, 1, 2)), rtol=1e-9)
+    expected = (images / 255 - mean) / std
+    np.testing.assert_allclose(normalize(images, mean, std), expected, rtol=1e-5, atol=1e-6)
+    in_units = (images / 255).astype(np.float32)
+    np.testing.assert_allclose(normalize(in_units, mean, std), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_mnist_npz_and_tfds_are_the_same_data(shared):
+    npz = load("npz", shared("mnist.npz"), name="mnist")
+    tfds = load("tfds", shared("tfds"), name="mnist")
+    assert npz.counts.tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    np.testing.assert_array_equal(npz.images, tfds.images)
+    np.testing.assert_array_equal(npz.test_labels, tfds.test_labels)
+    np.testing.assert_allclose([npz.mean[0], npz.std[0]], [0.1307, 0.3081])
+    with np.load(shared("mnist.npz")) as raw:
+        seventh = raw["train_images"][raw["train_labels"] == 7][11]
+    np.testing.assert_array_equal(npz.images[7, 11, :, :, 0], seventh)
+
+
+def test_tiny_imagenet_tar(shared):
+    dataset = load("folder", shared("tiny_imagenet_subset/tiny_imagenet_25c.tar.xz"), name="tiny_imagenet")
+    assert dataset.images.shape == (25, 500, 64, 64, 3)
+    assert (dataset.counts == 500).all()
+    assert np.bincount(dataset.test_labels).tolist() == [50] * 25
+    assert dataset.class_names[0] == "n01443537"
+    np.testing.assert_allclose(dataset.mean, [0.485, 0.456, 0.406])
+
+
+@pytest.mark.slow
+def test_cifar10_tars_hold_the_official_images(shared):
+    """Against the original pixels: JPEG, so only close; an image or class that is mixed up would be far off."""
+    train, test = (shared(f"cifar10/cifar10_jpeg_{split}.tar.xz") for split in ("train", "test"))
+    dataset = load("folder", train, test_path=test, name="cifar10")
+    assert dataset.counts.tolist() == [5000] * 10
+    np.testing.assert_allclose(dataset.std, [0.2023, 0.1994, 0.2010])
+    with np.load(shared("cifar10/cifar10_test_lossless_first1017.npz")) as raw:
+        originals, labels = raw["images"], raw["labels"]
+    with np.load(shared("cifar10/cifar10_standard_order.npz")) as raw:
+        order = raw["test_file_index"]
+    for i in range(0, 1017, 40):
+        ours = dataset.test_images[dataset.test_labels == labels[i]][order[i]]
+        assert np.abs(ours.astype(int) - originals[i]).mean() < 12
+
+
+@pytest.mark.parametrize("packed", [None, "set.tar", "set.tar.gz", "set.tar.xz"])
+def test_folder_and_tars_of_it_are_the_same_data(make_folder, packed):
+    folder = make_folder()
+    path = (
+        folder
+        if packed is None
+        else pack(folder, packed, "w:" + packed.split(".")[2] if packed.count(".") > 1 else "w")
+    )
+    dataset = load("folder", path)
+    assert dataset.class_names == ("class0", "class1", "class2")
+    assert dataset.counts.tolist() == [5, 3, 4]
+    assert dataset.images.shape == (3, 5, 8, 8, 3)
+    for c in range(3):
+        for i in range(dataset.counts[c]):
+            original = np.asarray(Image.open(folder / "train" / f"class{c}" / f"{i}.png"))
+            np.testing.assert_array_equal(dataset.images[c, i], original)
+    np.testing.assert_array_equal(dataset.test_labels, [0, 0, 1, 1, 2, 2])
+    everything = np.concatenate([dataset.images[c, :n] for c, n in enumerate(dataset.counts)]) / 255
+    np.testing.assert_allclose(dataset.mean, everything.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(dataset.std, everything.std((0, 1, 2)), rtol=1e-5)
+
+
+def test_test_split_elsewhere_and_below_one_folder(make_folder, tmp_path):
+    folder = make_folder()
+    (tmp_path / "other" / "top").mkdir(parents=True)
+    (folder / "test").rename(tmp_path / "other" / "top" / "val")
+    dataset = load("folder", folder, test_path=tmp_path / "other")
+    assert len(dataset.test_labels) == 6
+
+
+def test_tiny_imagenets_original_layout(make_folder):
+    """train/WNID/images/*, val/images/* with annotations, and a test/ without labels."""
+    folder = make_folder(train=(3, 3), test=2)
+    for c in (0, 1):
+        inner = folder / "train" / f"class{c}" / "images"
+        inner.mkdir()
+        for file in (folder / "train" / f"class{c}").glob("*.png"):
+            file.rename(inner / file.name)
+        (folder / "train" / f"class{c}" / f"class{c}_boxes.txt").write_text("0.png\t0\t0\t1\t1\n")
+    val = folder / "val" / "images"
+    val.mkdir(parents=True)
+    lines = []
+    for c in (1, 0):
+        for i, file in enumerate(sorted((folder / "test" / f"class{c}").glob("*.png"))):
+            file.rename(val / f"val_{c}{i}.png")
+            lines.append(f"val_{c}{i}.png\tclass{c}\t0\t0\t7\t7\n")
+        (folder / "test" / f"class{c}").rmdir()
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+    (folder / "test" / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "test" / "images" / "test_0.png")
+    dataset = load("folder", folder)
+    assert dataset.counts.tolist() == [3, 3]
+    assert dataset.test_labels.tolist() == [0, 0, 1, 1]
+    assert dataset.test_images[0].mean() < dataset.test_images[2].mean()  # class 0 is the darker one
+
+
+def test_greyscale_among_rgb_is_converted_and_alone_stays_grey(make_folder):
+    folder = make_folder()
+    Image.fromarray(np.full((8, 8), 77, np.uint8)).save(folder / "train" / "class0" / "0.png")
+    assert (load("folder", folder).images[0, 0] == 77).all()
+    assert load("folder", make_folder(mode="L", root="grey")).image_shape == (8, 8, 1)
+
+
+def test_sixteen_bit_and_transparent_images(make_folder):
+    folder = make_folder()
+    Image.fromarray(np.full((8, 8), 0x4D00, np.uint16)).save(folder / "train" / "class0" / "0.png")
+    Image.new("RGBA", (8, 8), (10, 20, 30, 128)).save(folder / "train" / "class0" / "1.png")
+    images = load("folder", folder).images
+    assert (images[0, 0] == 0x4D).all()
+    assert (images[0, 1] == [10, 20, 30]).all()
+
+
+def test_sizes_are_unified_on_request(make_folder):
+    folder = make_folder()
+    Image.new("RGB", (30, 20), (255, 0, 0)).save(folder / "train" / "class1" / "0.png")
+    with pytest.raises(UserError, match=r"train/class1/0\.png is 30x20, most are 8x8; .*--data\.image-size 8"):
+        load("folder", folder)
+    dataset = load("folder", folder, image_size=16)
+    assert dataset.image_shape == (16, 16, 3)
+    assert (dataset.images[1, 0] == [255, 0, 0]).all()
+
+
+def test_the_table_applies_to_images_like_its_own_only(make_folder):
+    from dmjax.data.dataset import make_dataset
+
+    grey = np.full((2, 3, 32, 32, 3), 120, np.uint8)
+    make = lambda name, images: make_dataset(name, ["a", "b"], images, [3, 3], images[0], [0, 0, 0])  # noqa: E731
+    np.testing.assert_allclose(make("cifar10", grey).std, [0.2023, 0.1994, 0.2010])
+    np.testing.assert_allclose(make("mine", grey).mean, 120 / 255, rtol=1e-6)
+    np.testing.assert_allclose(make("cifar10", grey // 4).mean, 30 / 255, rtol=1e-6)  # another brightness
+    np.testing.assert_allclose(make("cifar10", grey[:, :, :16]).mean, 120 / 255, rtol=1e-6)  # another size
+
+
+# The cache
+
+
+def test_decoding_happens_once_and_anew_when_the_content_changes(make_folder, tmp_path, monkeypatch):
+    folder, cache = make_folder(), tmp_path / "cache"
+    first = load("folder", folder, cache=cache)
+    assert isinstance(first.images, np.memmap)
+    decoded = []
+    original = data.folder._decode
+    monkeypatch.setattr(data.folder, "_decode", lambda *a: decoded.append(a) or original(*a))
+    load("folder", folder, cache=cache)
+    assert not decoded
+    image = folder / "train" / "class0" / "0.png"
+    stamp = image.stat()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(image)
+    os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # only the bytes tell
+    assert (load("folder", folder, cache=cache).images[0, 0] == [1, 2, 3]).all()
+    assert decoded
+
+
+def test_a_killed_writer_leaves_nothing_that_counts(make_folder, tmp_path, monkeypatch):
+    folder, cache = make_folder(), tmp_path / "cache"
+    original = data.folder._decode
+
+    def killed(member, *rest):
+        if member.name.startswith("train/class2"):
+            os._exit(9)
+        return original(member, *rest)
+
+    if (child := os.fork()) == 0:
+        monkeypatch.setattr(data.folder, "_decode", killed)
+        load("folder", folder, cache=cache)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    (left,) = cache.iterdir()
+    assert ".tmp-" in left.name
+    assert load("folder", folder, cache=cache).counts.tolist() == [5, 3, 4]
+    (entry,) = cache.iterdir()  # the remains are gone
+    # A damaged entry is made again.
+    (entry / "images.npy").write_bytes((entry / "images.npy").read_bytes()[:200])
+    assert load("folder", folder, cache=cache).counts.tolist() == [5, 3, 4]
+
+
+# Bad input
+
+
+def test_folder_errors_name_the_thing_and_the_mend(make_folder, tmp_path):
+    def fails(match, path, **options):
+        with pytest.raises(UserError, match=match) as error:
+            load("folder", path, **options)
+        assert "\n" not in str(error.value)
+
+    fails("no such file or folder", tmp_path / "nowhere")
+    fails("needs --data.path", None)
+    fails("one class only", make_folder(train=(3,), root="one"))
+    empty = make_folder(root="empty")
+    (empty / "train" / "class9").mkdir()
+    fails("'train/class9' of .* has no images", empty)
+    untested = make_folder(root="untested")
+    (untested / "test").rename(untested / "elsewhere")
+    fails(r"no images in test/CLASS/ or val/CLASS/ .*--data\.test-path", untested)
+    fails("no images in train/CLASS/", untested / "elsewhere")
+    stranger = make_folder(root="stranger")
+    (stranger / "test" / "class0").rename(stranger / "test" / "dog")
+    fails("class 'dog' has test images but no folder in train/", stranger)
+    text = tmp_path / "notes.txt"
+    text.write_text("hello")
+    fails("neither a folder nor a .tar", text)
+    fake = tmp_path / "fake.tar"
+    fake.write_text("hello")
+    fails("damaged or not a tar file", fake)
+    good = pack(make_folder(root="good"), "good.tar.xz", "w:xz")
+    good.write_bytes(good.read_bytes()[:-200])
+    fails("damaged or not a tar file", good)
+
+
+@pytest.mark.parametrize("name", ["/etc/x.png", "../x.png", "train/../../x.png"])
+def test_tars_with_unsafe_names_are_refused(tmp_path, name):
+    path = tmp_path / "bad.tar"
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo(name)
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"abc"))
+    with pytest.raises(UserError, match="unsafe name"):
+        load("folder", path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
+def test_unreadable_images_are_named_or_skipped(make_folder, damage, capsys):
+    folder = make_folder()
+    image = folder / "train" / "class0" / "2.png"
+    content = {"truncated": image.read_bytes()[:90], "text": b"no image", "empty": b""}[damage]
+    image.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot decode train/class0/2\.png .*--data\.skip-unreadable true"):
+        load("folder", folder)
+    assert load("folder", folder, skip_unreadable=True).counts.tolist() == [4, 3, 4]
+    assert "left out 1 unreadable" in capsys.readouterr().err
+
+
+def test_a_decompression_bomb_is_not_decoded(make_folder, monkeypatch):
+    folder = make_folder()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8 * 8)
+    Image.new("RGB", (9, 9)).save(folder / "train" / "class0" / "2.png")
+    with pytest.raises(UserError, match=r"train/class0/2\.png .*decompression bomb"):
+        load("folder", folder)
+
+
+def test_npz_errors(tmp_path):
+    images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 0, 1])
+
+    def fails(match, **changes):
+        arrays = {
+            "train_images": images,
+            "train_labels": labels,
+            "test_images": images,
+            "test_labels": labels,
+        } | changes
+        path = tmp_path / "set.npz"
+        np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
+        with pytest.raises(UserError, match=match) as error:
+            load("npz", path)
+        assert "\n" not in str(error.value)
+
+    fails("no array 'test_labels'", test_labels=None)
+    fails("must be uint8", train_images=images.astype(np.float32))
+    fails("out of range", train_labels=np.array([0, -1, 0, 1]))
+    fails("out of range", train_labels=np.array([0, 1, 0, 10**9]))
+    fails("test_labels holds 2, out of range", test_labels=np.array([0, 1, 2, 1]))
+    fails("4 train_images but 3 train_labels", train_labels=labels[:3])
+    fails("pickled objects", train_labels=np.array([{}, 1, 2, 3], object))
+    fails("one class only", train_labels=labels * 0, test_labels=labels * 0)
+    fails("no training images", train_labels=np.array([0, 2, 0, 2]), test_labels=labels * 0)
+    fails("train_images are", test_images=np.zeros((4, 9, 8), np.uint8))
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(UserError, match=r"damaged or not an \.npz"):
+        load("npz", tmp_path / "broken.npz")
+    with pytest.raises(UserError, match="no file"):
+        load("npz", tmp_path / "missing.npz")
+    np.save(tmp_path / "single.npy", images)
+    with pytest.raises(UserError, match=r"not an \.npz"):
+        load("npz", tmp_path / "single.npy")
+
+
+def test_tfds_errors(shared, tmp_path):
+    folder = shared("tfds")
+    with pytest.raises(UserError, match=r"no data set 'mnst'; did you mean .*'mnist'"):
+        load("tfds", folder, name="mnst")
+    with pytest.raises(UserError, match=r"'cifar10' is not prepared .*it holds mnist.*tfds build cifar10 --data_dir"):
+        load("tfds", folder, name="cifar10")
+    with pytest.raises(UserError, match=r"no TFDS data_dir .*tfds build mnist"):
+        load("tfds", tmp_path / "nowhere", name="mnist")
+    with pytest.raises(UserError, match=r"needs --data\.name"):
+        load("tfds", folder)
+
+
+def test_hand_written_tfds(tmp_path):
+    """A set that TFDS itself does not know, written in its layout."""
+    pytest.importorskip("array_record")
+    folder = write_tfds(tmp_path / "data", "my_set", sizes=[(6, 6)] * 5)
+    dataset = load("tfds", folder, name="my_set")
+    assert dataset.counts.tolist() == [3, 2]
+    assert dataset.image_shape == (6, 6, 3)
+    assert [image[0, 0, 0] for image in dataset.images[0, :3]] == [0, 20, 40]
+
+
+def write_tfds(folder, name, sizes):
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    place = folder / name / "1.0.0"
+    place.mkdir(parents=True)
+    splits = []
+    for split in ("train", "test"):
+        writer = ArrayRecordWriter(str(place / f"{name}-{split}.array_record-00000-of-00001"), "group_size:1")
+        for i, size in enumerate(sizes):
+            buffer = io.BytesIO()
+            Image.new("RGB", size, (10 * i, 0, 0)).save(buffer, "png")
+            example = tf_example_pb2.Example()
+            example.features.feature["image"].bytes_list.value.append(buffer.getvalue())
+            example.features.feature["label"].int64_list.value.append(i % 2)
+            writer.write(example.SerializeToString())
+        writer.close()
+        template = tfds.core.ShardedFileTemplate(
+            dataset_name=name, data_dir=place, split=split, filetype_suffix="array_record"
+        )
+        splits.append(
+            tfds.core.SplitInfo(name=split, shard_lengths=[len(sizes)], num_bytes=0, filename_template=template)
+        )
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(shape=(*sizes[0], 3)), "label": tfds.features.ClassLabel(names=["even", "odd"])}
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=place, features=features, split_infos=splits, filename_template=None, check_data=False
+    )
+    info = json.loads((place / "dataset_info.json").read_text())
+    info["name"] = name
+    (place / "dataset_info.json").write_text(json.dumps(info))
+    return folder
