@@ -49,10 +49,10 @@ class Checkpoints:
                         state=self._ocp.args.StandardRestore(template._asdict()), notes=self._ocp.args.JsonRestore()
                     ),
                 )
-                state = State(**restored.state)
+                state = State(**restored["state"])
                 if not np.isfinite(state.images).all() or int(state.iteration) != iteration:
                     raise ValueError("its content is not a state of this run")
-                return state, restored.notes
+                return state, restored["notes"]
             except Exception as error:  # whatever Orbax and TensorStore raise for broken files
                 reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
                 print(

@@ -30,7 +30,7 @@ def condense(config: Config) -> SyntheticSet:
 
 
 def _condense(config: Config) -> tuple[Dataset, loop.Result]:
-    configuration.validate(config)
+    config = configuration.resolve(config)
     with Workdir(config) as workdir, signals.handled() as stop:
         dataset = load_dataset(config.data, config.progress)
         return dataset, loop.run(config, dataset, workdir, stop)
@@ -47,7 +47,7 @@ def _main(arguments: list[str]) -> None:
         raise UserError("name an experiment file, for example --config experiments/tiny.py")
     default = configuration.load_config(experiment) if experiment else Config()
     config = cli.parse(Config, default, arguments, "python -m dmjax.condense", f"{__doc__}")
-    configuration.validate(config)
+    config = configuration.resolve(config)
     with Workdir(config) as workdir:
         results = files.read_json(workdir.results)
     if results is not None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from dmjax.errors import UserError, near_misses
 
 T = typing.TypeVar("T")
+R = typing.TypeVar("R", "Config", "EvaluateConfig")
 
 AUGMENTATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
@@ -228,10 +229,26 @@ def validate(config: Config | EvaluateConfig) -> None:
             raise UserError(f"augment.strategy: unknown group {group!r}; {hint}")
 
 
+def resolve(config: R) -> R:
+    """Checks a configuration, and makes its data paths absolute so that it means the same from any folder."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else Path(path).expanduser().absolute()
+
+    validate(config)
+    data = config.data
+    data = dataclasses.replace(
+        data, path=absolute(data.path), test_path=absolute(data.test_path), cache=absolute(data.cache)
+    )
+    if isinstance(config, Config) and config.workdir is not None:
+        config = dataclasses.replace(config, workdir=Path(config.workdir).expanduser())
+    return dataclasses.replace(config, data=data)
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as plain JSON values."""
 
-    def plain(value):
+    def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
             return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         if isinstance(value, tuple):
@@ -248,8 +265,8 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
     if unknown:
         raise UserError(f"unknown field {unknown[0]!r} of {cls.__name__}; {near_misses(unknown[0], list(hints))}")
 
-    def build(hint, value):
-        if dataclasses.is_dataclass(hint):
+    def build(hint: Any, value: Any) -> Any:
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             return from_dict(hint, value)
         if isinstance(value, list):
             return tuple(build(None, v) for v in value)

@@ -10,17 +10,19 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from dmjax import artifacts, cli, coreset, files, networks, training
 from dmjax import config as configuration
 from dmjax.artifacts import SyntheticSet
-from dmjax.config import AugmentConfig, Config, EvaluateConfig, EvaluationConfig, NetworkConfig
+from dmjax.config import AugmentConfig, Config, EvaluateConfig, NetworkConfig
 from dmjax.data import Dataset
 from dmjax.data import load as load_dataset
 from dmjax.errors import UserError
 from dmjax.progress import progress_bar
+from dmjax.training import Examples, Recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +69,10 @@ def evaluate(
     dataset = dataset or load_dataset(made_by.data, progress)
     _check_fits(synthetic, dataset)
     return _evaluate(
-        (synthetic for _ in range(recipe.networks)),
-        dataset,
-        network or made_by.network,
-        augment or made_by.augment,
-        recipe,
+        [_place(synthetic)] * recipe.networks,
+        training.test_examples(dataset.test_images, dataset.test_labels, synthetic.mean, synthetic.std),
+        networks.create(network or made_by.network, dataset.num_classes, dataset.image_shape),
+        training.make_recipe(recipe, augment or made_by.augment),
         recipe.epochs,
         seed,
         progress_bar(None, description, progress, recipe.networks),
@@ -81,57 +82,55 @@ def evaluate(
 def evaluate_random_real(config: Config | EvaluateConfig, dataset: Dataset, ipc: int) -> Accuracy:
     """The same for `ipc` random real images per class, drawn anew for every network."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), config.evaluation.networks)
-    subsets = (
-        artifacts.from_pixels(coreset.random(dataset, ipc, key), dataset.mean, dataset.std, dataset.class_names)
-        for key in keys
-    )
-    recipe = config.evaluation
-    bar = progress_bar(None, "random real images", config.progress, recipe.networks)
-    return _evaluate(subsets, dataset, config.network, config.augment, recipe, recipe.epochs, config.seed, bar)
+    draws = (coreset.random(dataset, ipc, key) for key in keys)
+    sets = (_place(artifacts.from_pixels(d, dataset.mean, dataset.std, dataset.class_names)) for d in draws)
+    return _evaluate_real(config, dataset, sets, config.evaluation.epochs, "random real images")
 
 
 def evaluate_whole(config: Config | EvaluateConfig, dataset: Dataset) -> Accuracy:
     """The same for the whole training set: the upper bound."""
     images, labels = dataset.flat()
-    whole = SyntheticSet(images, labels, dataset.mean, dataset.std, dataset.class_names)
-    recipe = config.evaluation
-    bar = progress_bar(None, "whole training set", config.progress, recipe.networks)
-    sets = (whole for _ in range(recipe.networks))
-    return _evaluate(sets, dataset, config.network, config.augment, recipe, recipe.whole_epochs, config.seed, bar)
+    whole = _place(SyntheticSet(images, labels, dataset.mean, dataset.std, dataset.class_names))
+    sets = [whole] * config.evaluation.networks
+    return _evaluate_real(config, dataset, sets, config.evaluation.whole_epochs, "whole training set")
+
+
+def _evaluate_real(
+    config: Config | EvaluateConfig, dataset: Dataset, sets: Iterable[Examples], epochs: int, description: str
+) -> Accuracy:
+    return _evaluate(
+        sets,
+        training.test_examples(dataset.test_images, dataset.test_labels, dataset.mean, dataset.std),
+        networks.create(config.network, dataset.num_classes, dataset.image_shape),
+        training.make_recipe(config.evaluation, config.augment),
+        epochs,
+        config.seed,
+        progress_bar(None, description, config.progress, config.evaluation.networks),
+    )
+
+
+def _place(small: SyntheticSet) -> Examples:
+    return jax.device_put(Examples(small.images, small.labels, small.mean, small.std))
 
 
 def _evaluate(
-    sets: Iterable[SyntheticSet],
-    dataset: Dataset,
-    network: NetworkConfig,
-    augment: AugmentConfig,
-    config: EvaluationConfig,
-    epochs: int,
-    seed: int,
-    bar: Any,
+    sets: Iterable[Examples], test: Examples, network: nn.Module, recipe: Recipe, epochs: int, seed: int, bar: Any
 ) -> Accuracy:
     """Trains one network on every set, all with the same compiled programs."""
-    module = networks.create(network, dataset.num_classes, dataset.image_shape)
-    recipe = training.make_recipe(config, augment)
     key = jax.random.fold_in(jax.random.key(seed), 1)
-    values, previous, examples, test = [], None, None, None
+    values: list[float] = []
     with bar:
-        for i, small in enumerate(sets):
-            if small is not previous:
-                examples = jax.device_put(training.Examples(small.images, small.labels, small.mean, small.std))
-                previous = small
-            if test is None:
-                test = training.test_examples(dataset.test_images, dataset.test_labels, small.mean, small.std)
-            on_progress = _fraction_of_one(bar, len(small.labels), config, epochs)
-            variables = training.train(module, recipe, jax.random.fold_in(key, i), examples, epochs, on_progress)
-            values.append(training.accuracy(module, variables, test))
+        for i, examples in enumerate(sets):
+            on_progress = _fraction_of_one(bar, len(examples.labels), recipe, epochs)
+            variables = training.train(network, recipe, jax.random.fold_in(key, i), examples, epochs, on_progress)
+            values.append(training.accuracy(network, variables, test))
             bar.n = i + 1
             bar.set_postfix(accuracy=f"{100 * np.mean(values):.1f}%")
     return Accuracy(float(np.mean(values)), float(np.std(values)), tuple(values))
 
 
-def _fraction_of_one(bar: Any, n: int, config: EvaluationConfig, epochs: int) -> Callable[[int], None]:
-    total = epochs * -(-n // min(config.batch_size, n))
+def _fraction_of_one(bar: Any, n: int, recipe: Recipe, epochs: int) -> Callable[[int], None]:
+    total = epochs * -(-n // min(recipe.batch_size, n))
     return lambda steps: bar.update(steps / total)
 
 
@@ -171,12 +170,15 @@ def _main(arguments: list[str]) -> None:
         default = _like_run(_config_of(synthetic), Path(path))
     if experiment is not None:
         default = _like_run(configuration.load_config(experiment), default.synthetic)
-    config = cli.parse(EvaluateConfig, default, arguments, "python -m dmjax.evaluate", __doc__)
-    configuration.validate(config)
+    config = cli.parse(EvaluateConfig, default, arguments, "python -m dmjax.evaluate", f"{__doc__}")
+    config = configuration.resolve(config)
     if (synthetic is None) == (config.random_real is None):
         raise UserError("give either --synthetic FILE.npz or --random-real IMAGES_PER_CLASS")
     dataset = load_dataset(config.data, config.progress)
-    if synthetic is not None:
+    if config.random_real is not None:
+        what = f"{config.random_real} random real images per class"
+        accuracy = evaluate_random_real(config, dataset, config.random_real)
+    elif synthetic is not None:
         what = str(path)
         accuracy = evaluate(
             synthetic,
@@ -187,9 +189,6 @@ def _main(arguments: list[str]) -> None:
             progress=config.progress,
             **configuration.flatten(config.evaluation),
         )
-    else:
-        what = f"{config.random_real} random real images per class"
-        accuracy = evaluate_random_real(config, dataset, config.random_real)
     shown = config.network.name
     print(f"{what}: {accuracy} (test accuracy on {dataset.name}, {len(accuracy.values)} {shown} networks)")
     if config.json is not None:

@@ -110,7 +110,9 @@ class _Run:
         self.state, losses = program(self.key, self.state, self.data)
         losses = self.sharding.losses(losses)
         seconds = time.perf_counter() - start
-        _check_finite(losses, self.done, self.config)
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if len(bad):
+            raise _not_finite(f"the loss is {losses[bad[0]]} at iteration {self.done + bad[0] + 1}", self.config)
         self.done += length
         self.clock = self.clock._replace(condense=self.clock.condense + seconds)
         loss = float(losses.mean())
@@ -140,7 +142,10 @@ class _Run:
         return artifacts.from_pixels(images * std + mean, mean, std, self.dataset.class_names, metadata)
 
     def _save(self) -> None:
-        self.checkpoints.save(self.sharding.get_state(self.state), self.clock._asdict())
+        state = self.sharding.get_state(self.state)
+        if not np.isfinite(state.images).all():  # the loss of the last step was finite, its update was not
+            raise _not_finite(f"the synthetic images are not finite after iteration {self.done}", self.config)
+        self.checkpoints.save(state, self.clock._asdict())
 
     def _finish(self) -> Result:
         synthetic = self._synthetic()
@@ -171,13 +176,11 @@ def _first_images(config: Config, dataset: Dataset, key: jax.Array) -> np.ndarra
     return np.asarray(jax.random.normal(key, shape))
 
 
-def _check_finite(losses: np.ndarray, done: int, config: Config) -> None:
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if len(bad):
-        raise NonFiniteLoss(
-            f"the loss is {losses[bad[0]]} at iteration {done + bad[0] + 1}; lower --optimizer.learning-rate "
-            f"(now {config.optimizer.learning_rate:g}) and choose another --workdir; the last good state is kept"
-        )
+def _not_finite(what: str, config: Config) -> NonFiniteLoss:
+    return NonFiniteLoss(
+        f"{what}; lower --optimizer.learning-rate (now {config.optimizer.learning_rate:g}) and choose another "
+        "--workdir; the last good state is kept"
+    )
 
 
 def _is_due(done: int, every: int) -> bool:

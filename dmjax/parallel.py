@@ -25,7 +25,7 @@ class ClassSharding:
       per_device: Classes of one share, padding included.
     """
 
-    def __init__(self, num_classes: int, devices: Sequence[jax.Device] | None = None):
+    def __init__(self, num_classes: int, devices: Sequence[Any] | None = None):
         devices = list(devices or jax.local_devices())[:num_classes]
         self.num_classes = num_classes
         self.num_devices = len(devices)
@@ -59,8 +59,8 @@ class ClassSharding:
 
     def put_state(self, state: State) -> State:
         """Places a host state on the devices."""
-        split = self.split((state.images, state.optimizer))
-        return State(*split, self.same(np.int32(state.iteration)))
+        images, optimizer = self.split((state.images, state.optimizer))
+        return State(images, optimizer, self.same(np.int32(state.iteration)))
 
     def get_state(self, state: State) -> State:
         """The inverse of `put_state`; it does not depend on the number of devices."""

@@ -10,9 +10,9 @@ def load(config: DataConfig) -> Dataset:
     """Every fifth image is a test image: 1,437 to train, 360 to test."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    labels = digits.target.astype(np.int32)
+    pixels, labels = load_digits(return_X_y=True)  # 0 .. 16
+    images = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    labels = labels.astype(np.int32)
     test = np.arange(len(labels)) % 5 == 4
     train_images, counts = class_major(images[~test], labels[~test], 10)
     names = tuple(str(c) for c in range(10))

@@ -38,7 +38,8 @@ class Member(NamedTuple):
 
     root: int
     name: str
-    data: bytes | None  # None for a folder
+    data: bytes
+    is_folder: bool = False
 
 
 class Place(NamedTuple):
@@ -73,7 +74,7 @@ def _plan(roots: list[Path], config: DataConfig, progress: bool) -> cache.Plan:
     folders, headers, annotations = set(), {}, {}
     for member in members:
         path = PurePosixPath(member.name)
-        if member.data is None:
+        if member.is_folder:
             folders.add(member[:2])
         elif path.name == _ANNOTATIONS:
             annotations |= _read_annotations(member)
@@ -111,7 +112,7 @@ def _folder_members(index: int, root: Path) -> Iterator[Member]:
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
         try:
-            yield Member(index, name, None if path.is_dir() else path.read_bytes())
+            yield Member(index, name, b"", True) if path.is_dir() else Member(index, name, path.read_bytes())
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
 
@@ -124,11 +125,11 @@ def _tar_members(index: int, root: Path) -> Iterator[Member]:
                 if path.is_absolute() or ".." in path.parts:
                     raise UserError(f"{root} holds the unsafe name {info.name!r}; pack it with relative names")
                 if info.isdir():
-                    yield Member(index, path.as_posix(), None)
-                elif info.isfile():
+                    yield Member(index, path.as_posix(), b"", True)
+                elif (file := tar.extractfile(info)) is not None:
                     if info.size > _MAX_FILE_BYTES:
                         raise UserError(f"{root}: {info.name} unpacks to {info.size >> 20} MiB, too much for an image")
-                    yield Member(index, path.as_posix(), tar.extractfile(info).read())
+                    yield Member(index, path.as_posix(), file.read())
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{root} is damaged or not a tar file: {reason}") from None
@@ -140,8 +141,8 @@ def _fingerprint(roots: list[Path], config: DataConfig) -> str:
     for index, root in enumerate(roots):
         if root.is_dir():
             for member in _folder_members(index, root):
-                digest.update(repr((index, member.name, len(member.data or b""))).encode())
-                digest.update(member.data or b"")
+                digest.update(repr((index, member.name, member.is_folder, len(member.data))).encode())
+                digest.update(member.data)
         else:
             try:
                 with root.open("rb") as file:

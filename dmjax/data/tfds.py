@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,7 +26,7 @@ def load(config: DataConfig, progress: bool = True) -> Dataset:
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS recommends OpenCV on every start
     data_dir = Path(config.path or "~/tensorflow_datasets").expanduser()
     builder = _builder(tfds, config.name, data_dir)
-    features = builder.info.features
+    features: Any = builder.info.features
     if "image" not in features or "label" not in features or not hasattr(features["label"], "num_classes"):
         raise UserError(f"TFDS {config.name!r} has no labelled images; its features are {', '.join(features)}")
     splits = {"train": "train", "test": next((s for s in ("test", "validation") if s in builder.info.splits), None)}
@@ -53,7 +54,7 @@ def load(config: DataConfig, progress: bool = True) -> Dataset:
     return cache.cached_dataset(name, cache.folder(config.cache), key, plan, progress)[0]
 
 
-def _builder(tfds, name: str, data_dir: Path):
+def _builder(tfds: Any, name: str, data_dir: Path) -> Any:
     prepare = (
         f"prepare it where there is a network: tfds build {name} --data_dir {data_dir} --file_format array_record "
         "(needs pip install tensorflow)"
