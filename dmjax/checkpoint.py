@@ -39,7 +39,7 @@ class Checkpoints:
     def restore(self, template: State) -> tuple[State, dict[str, Any]] | None:
         """Returns the newest state that can be read and its notes; None where there is none.
 
-        A damaged checkpoint is reported and removed, and the one before is taken.
+        A damaged checkpoint is reported and moved aside, and the one before is taken.
         """
         for iteration in sorted(self._manager.all_steps(), reverse=True):
             try:
@@ -55,12 +55,16 @@ class Checkpoints:
                 return state, restored["notes"]
             except Exception as error:  # whatever Orbax and TensorStore raise for broken files
                 reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+                aside = self._folder.with_name("damaged_checkpoints") / str(iteration)
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.parent.mkdir(exist_ok=True)
+                shutil.move(self._folder / str(iteration), aside)
+                self._manager.reload()
                 print(
-                    f"checkpoint {iteration} in {self._folder} is damaged ({reason}); falling back to the one before",
+                    f"checkpoint {iteration} is damaged ({reason}) and was moved to {aside}; "
+                    "falling back to the one before, or to the start",
                     file=sys.stderr,
                 )
-                shutil.rmtree(self._folder / str(iteration), ignore_errors=True)
-                self._manager.reload()
         return None
 
     def close(self) -> None:

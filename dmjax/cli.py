@@ -17,16 +17,22 @@ from dmjax.errors import UserError
 T = TypeVar("T")
 
 
-def run(command: Callable[[], None]) -> int:
-    """Runs a command and returns its exit status: 2 for bad input, 128 + number for a signal, 0 for success."""
+def run(command: Callable[[list[str]], None], arguments: list[str] | None, when_interrupted: str) -> int:
+    """Runs a command and returns its exit status: 2 for bad input, 128 + number for a signal, 0 for success.
+
+    Args:
+      command: Takes the arguments; raises a `UserError` for bad input.
+      arguments: By default those of the process.
+      when_interrupted: What to tell the user after a signal.
+    """
     try:
         with signals.handled():
-            command()
+            command(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
     except signals.Interrupted as error:
-        print(f"{error}; the same command again goes on from here", file=sys.stderr)
+        print(f"{error}; {when_interrupted}", file=sys.stderr)
         return 128 + error.signum
     return 0
 

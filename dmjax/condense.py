@@ -6,6 +6,7 @@ python -m dmjax.condense --config experiments/tiny.py --ipc 1
 import dataclasses
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from dmjax import cli, files, loop, signals
@@ -38,7 +39,7 @@ def _condense(config: Config) -> tuple[Dataset, loop.Result]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    return cli.run(lambda: _main(sys.argv[1:] if arguments is None else arguments))
+    return cli.run(_main, arguments, when_interrupted="the same command again goes on from here")
 
 
 def _main(arguments: list[str]) -> None:
@@ -49,7 +50,7 @@ def _main(arguments: list[str]) -> None:
     config = cli.parse(Config, default, arguments, "python -m dmjax.condense", f"{__doc__}")
     config = configuration.resolve(config)
     with Workdir(config) as workdir:
-        results = files.read_json(workdir.results)
+        results = files.read_json(workdir.results) if _is_readable(workdir.synthetic) else None
     if results is not None:
         print(f"{workdir.path} is finished; remove it, or choose another --workdir, to run again")
     else:
@@ -86,6 +87,15 @@ def _run(config: Config, workdir: Workdir) -> dict[str, Any]:
     }
     files.write_json(workdir.results, results)
     return results
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether the synthetic set is there and whole; otherwise it is made again from the last checkpoint."""
+    try:
+        SyntheticSet.load(path)
+    except UserError:
+        return False
+    return True
 
 
 def _table(results: dict[str, Any]) -> str:

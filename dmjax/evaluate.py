@@ -158,7 +158,7 @@ def _classes(of: SyntheticSet | Dataset) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    return cli.run(lambda: _main(sys.argv[1:] if arguments is None else arguments))
+    return cli.run(_main, arguments, when_interrupted="nothing was written")
 
 
 def _main(arguments: list[str]) -> None:

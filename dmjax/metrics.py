@@ -19,9 +19,9 @@ class Metrics:
         from tensorboardX import SummaryWriter
 
         path = workdir / "metrics.jsonl"
-        kept = [line for line in _lines(path) if json.loads(line)["iteration"] <= iteration]
-        self.evaluated = {e["iteration"] for e in map(json.loads, kept) if "accuracy_mean" in e}
-        files.write_bytes(path, "".join(line + "\n" for line in kept).encode())
+        kept = [entry for entry in _read(path) if entry["iteration"] <= iteration]
+        self.evaluated = {entry["iteration"] for entry in kept if "accuracy_mean" in entry}
+        files.write_bytes(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
         self._file = path.open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=iteration + 1)
 
@@ -42,9 +42,14 @@ class Metrics:
         self._board.close()
 
 
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a file whose last one may have been cut off."""
-    if not path.exists():
-        return []
-    lines = path.read_text(errors="replace").split("\n")[:-1]
-    return [line for line in lines if line.startswith("{") and line.endswith("}")]
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The entries of a file whose last line may have been cut off; what is not an entry is dropped."""
+    entries = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("iteration"), int):
+            entries.append(entry)
+    return entries

@@ -1,8 +1,8 @@
 """One condensation step, and many of them in one program: pure functions of (key, state, data).
 
 Everything has the class axis in front, whatever the number of devices: `parallel` cuts that axis up, and the code
-here sees only its share. All randomness of iteration i and class c follows from fold_in(fold_in(key, i), c), so that
-neither the devices nor an interruption change a run.
+here sees only its share. All randomness of iteration i and class c is folded from the key, i and c, so that neither
+the devices nor an interruption change a run.
 """
 
 from collections.abc import Callable

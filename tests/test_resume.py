@@ -114,6 +114,14 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(run_command, u
     done = finish(run_command, tmp_path / "run", undisturbed)
     assert "checkpoint 60" in done.stderr
     assert "falling back" in done.stderr
+    assert (tmp_path / "run" / "damaged_checkpoints" / "60").is_dir()
+
+
+def test_a_finished_run_whose_set_was_damaged_writes_it_again(run_command, undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    path = tmp_path / "run" / "synthetic.npz"
+    path.write_bytes(path.read_bytes()[:1000])
+    finish(run_command, tmp_path / "run", undisturbed)
 
 
 def test_resume_on_another_number_of_devices(run_command, undisturbed, tmp_path):
