@@ -3,11 +3,15 @@
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from dmjax import data
@@ -205,20 +209,30 @@ def test_decoding_happens_once_and_anew_when_the_content_changes(make_folder, tm
     assert decoded
 
 
-def test_a_killed_writer_leaves_nothing_that_counts(make_folder, tmp_path, monkeypatch):
+KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from dmjax import data
+from dmjax.config import DataConfig
+from dmjax.data import folder
+
+decode = folder._decode
+
+def killed(member, *rest):
+    if member.name.startswith("train/class2"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return decode(member, *rest)
+
+folder._decode = killed
+data.load(DataConfig("folder", Path(sys.argv[1]), cache=Path(sys.argv[2])))
+"""
+
+
+def test_a_killed_writer_leaves_nothing_that_counts(make_folder, tmp_path):
     folder, cache = make_folder(), tmp_path / "cache"
-    original = data.folder._decode
-
-    def killed(member, *rest):
-        if member.name.startswith("train/class2"):
-            os._exit(9)
-        return original(member, *rest)
-
-    if (child := os.fork()) == 0:
-        monkeypatch.setattr(data.folder, "_decode", killed)
-        load("folder", folder, cache=cache)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    command = [sys.executable, "-c", KILLED_WRITER, str(folder), str(cache)]
+    killed = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     (left,) = cache.iterdir()
     assert ".tmp-" in left.name
     assert load("folder", folder, cache=cache).counts.tolist() == [5, 3, 4]
