@@ -1,6 +1,8 @@
 """Condensing: from an experiment file to a synthetic set, its picture and its accuracy.
 
-python -m dmjax.condense --config experiments/tiny.py --ipc 1
+    python -m dmjax.condense --config experiments/tiny.py --ipc 1
+
+--config FILE names the experiment; its values are the defaults of all other flags.
 """
 
 import dataclasses
@@ -32,9 +34,9 @@ def condense(config: Config) -> SyntheticSet:
 
 def _condense(config: Config) -> tuple[Dataset, loop.Result]:
     config = configuration.resolve(config)
-    with Workdir(config) as workdir, signals.handled() as stop:
+    with Workdir(config) as workdir, signals.handled():
         dataset = load_dataset(config.data, config.progress)
-        return dataset, loop.run(config, dataset, workdir, stop)
+        return dataset, loop.run(config, dataset, workdir)
 
 
 def main(arguments: list[str] | None = None) -> int:

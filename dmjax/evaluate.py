@@ -1,7 +1,10 @@
 """Evaluation: networks trained from scratch on a small set, tested on real images.
 
-python -m dmjax.evaluate --synthetic runs/tiny/synthetic.npz
-python -m dmjax.evaluate --config experiments/mnist.py --random-real 10
+    python -m dmjax.evaluate --synthetic runs/tiny/synthetic.npz
+
+    python -m dmjax.evaluate --config experiments/mnist.py --random-real 10
+
+--config FILE names an experiment whose data, network and recipe are the defaults of the other flags.
 """
 
 import dataclasses

@@ -35,19 +35,19 @@ class Result(NamedTuple):
     clock: Clock
 
 
-def run(config: Config, dataset: Dataset, workdir: Workdir, stop: signals.Stop) -> Result:
+def run(config: Config, dataset: Dataset, workdir: Workdir) -> Result:
     """Condenses, from the newest checkpoint if there is one, and writes metrics, pictures, checkpoints and the set.
 
     Raises:
       NonFiniteLoss: naming the iteration; the last checkpoint is from before.
       signals.Interrupted: after a checkpoint was written.
     """
-    return _Run(config, dataset, workdir, stop).to_end()
+    return _Run(config, dataset, workdir).to_end()
 
 
 class _Run:
-    def __init__(self, config: Config, dataset: Dataset, workdir: Workdir, stop: signals.Stop):
-        self.config, self.dataset, self.workdir, self.stop = config, dataset, workdir, stop
+    def __init__(self, config: Config, dataset: Dataset, workdir: Workdir):
+        self.config, self.dataset, self.workdir = config, dataset, workdir
         self.sharding = ClassSharding(dataset.num_classes)
         axes = (CLASSES, DEVICES) if config.network.norm == "batch" else ()
         self.network = networks.create(config.network, dataset.num_classes, dataset.image_shape, axes)
@@ -76,12 +76,11 @@ class _Run:
                 while self.done < config.iterations:
                     length = min(chunk_length(config), config.iterations - self.done)
                     program = self._program(length)
-                    with self.stop.deferred():
-                        loss = self._advance(program, length)
+                    signals.check()
+                    loss = self._advance(program, length)
                     bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
                     bar.update(length)
-                    if self.stop.signum is not None:
-                        raise signals.Interrupted(self.stop.signum)
+                    signals.check()
                     self._observe()
             return self._finish()
         except signals.Interrupted:

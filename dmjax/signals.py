@@ -1,9 +1,17 @@
-"""SIGINT and SIGTERM: stop at the next safe point, and leave with 128 + the signal's number."""
+"""SIGINT and SIGTERM: stop at the next safe point, and leave with 128 + the signal's number.
+
+The handler only takes a note. An exception out of a handler may surface anywhere, in a callback of the compiler for
+one, where it is lost or does harm; so whatever takes long asks with `check` when it is safe to stop.
+"""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
+
+_received: list[int] = []
 
 
 class Interrupted(KeyboardInterrupt):
@@ -14,39 +22,29 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
-class Stop:
-    """Whether a signal has come. While `deferred`, it waits to be asked about; otherwise it raises at once."""
-
-    def __init__(self) -> None:
-        self.signum: int | None = None
-        self._deferred = False
-
-    def __call__(self, signum, frame) -> None:
-        waits = self._deferred and self.signum is None  # a second signal does not wait
-        self.signum = signum
-        if not waits:
-            raise Interrupted(signum)
-
-    @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Inside, a first signal is only noted in `signum`."""
-        self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
+def check() -> None:
+    """Raises `Interrupted` if a signal has come since the outermost `handled` began."""
+    if _received:
+        raise Interrupted(_received[0])
 
 
 @contextlib.contextmanager
-def handled() -> Iterator[Stop]:
+def handled() -> Iterator[None]:
     """Handles both signals inside the block; outside the main thread nothing can be handled, and nothing is."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is _note:
+        yield
         return
-    previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    _received.clear()
+    previous = {s: signal.signal(s, _note) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield
     finally:
+        _received.clear()
         for signum, handler in previous.items():
             signal.signal(signum, handler)
+
+
+def _note(signum: int, frame: Any) -> None:
+    if _received:  # the second one does not wait; the last checkpoint is whole all the same
+        os._exit(128 + signum)
+    _received.append(signum)

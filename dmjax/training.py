@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dmjax import augment, networks
+from dmjax import augment, networks, signals
 from dmjax.config import AugmentConfig, EvaluationConfig
 from dmjax.data import normalize
 
@@ -98,6 +98,7 @@ def train(
         state = _run(network, recipe, length, batch, state, key, examples, np.int32(total), np.int32(drop))
         jax.block_until_ready(state.step)
         on_progress(min(length, total - done))
+        signals.check()
     return state.variables
 
 

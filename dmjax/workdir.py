@@ -1,5 +1,7 @@
 """The folder of one run: whose it is, who is writing to it, and what is in it."""
 
+import contextlib
+import dataclasses
 import fcntl
 import importlib.metadata
 import platform
@@ -86,7 +88,11 @@ class Workdir:
         return self.path / "images" / f"{iteration:06d}.png"
 
     def close(self) -> None:
-        """Gives the folder free."""
+        """Gives the folder free, and removes it where nothing was written to it."""
+        if not self.config.exists():
+            with contextlib.suppress(OSError):
+                (self.path / ".lock").unlink()
+                self.path.rmdir()
         self._lock.close()
 
     def __enter__(self) -> "Workdir":
@@ -104,7 +110,7 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
 
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
-        "config": configuration.to_dict(config),
+        "config": configuration.to_dict(dataclasses.replace(config, workdir=None)),  # the same wherever it is
         "dataset": {
             "name": dataset.name,
             "num_classes": dataset.num_classes,

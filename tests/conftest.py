@@ -40,7 +40,7 @@ def shared():
     def find(name: str) -> Path:
         path = SHARED / name
         if not path.exists():
-            pytest.skip(f"needs the real data {name} in {SHARED.name}/, which is not here")
+            pytest.skip(f"needs real data that is not here: {path}")
         return path
 
     return find

@@ -182,8 +182,11 @@ def test_the_table_applies_to_images_like_its_own_only(make_folder):
     from dmjax.data.dataset import make_dataset
 
     grey = np.full((2, 3, 32, 32, 3), 120, np.uint8)
-    make = lambda name, images: make_dataset(name, ["a", "b"], images, [3, 3], images[0], [0, 0, 0])  # noqa: E731
+    make = lambda name, images: make_dataset(name, "place", ["a", "b"], images, [3, 3], images[0], [0, 0, 0])  # noqa: E731
     np.testing.assert_allclose(make("cifar10", grey).std, [0.2023, 0.1994, 0.2010])
+    assert make("cifar10", grey).name == "cifar10"
+    assert make("cifar10", grey // 4).name == make(None, grey).name == "place"
+    assert make("mine", grey).name == "mine"
     np.testing.assert_allclose(make("mine", grey).mean, 120 / 255, rtol=1e-6)
     np.testing.assert_allclose(make("cifar10", grey // 4).mean, 30 / 255, rtol=1e-6)  # another brightness
     np.testing.assert_allclose(make("cifar10", grey[:, :, :16]).mean, 120 / 255, rtol=1e-6)  # another size

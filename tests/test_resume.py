@@ -104,6 +104,18 @@ def test_signals_save_and_leave(run_command, undisturbed, tmp_path, signum, stat
     assert images_of(tmp_path) == images_of(undisturbed)
 
 
+@pytest.mark.parametrize("delay", [0.3, 1.0, 2.0])
+def test_a_signal_while_starting_or_compiling(run_command, undisturbed, tmp_path, delay):
+    process = run_command.start("dmjax.condense", *RUN, "--workdir", tmp_path)
+    wait_for(lambda: (tmp_path / ".lock").exists(), process)
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.count("\n") == 1, err
+    finish(run_command, tmp_path, undisturbed)
+
+
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(run_command, undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()

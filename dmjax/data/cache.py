@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dmjax import signals
 from dmjax.data.dataset import Dataset, compute_moments, make_dataset
 from dmjax.errors import UserError
 from dmjax.progress import progress_bar
@@ -40,16 +41,19 @@ def folder(configured: Path | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dmjax"
 
 
-def cached_dataset(name: str, root: Path, key: str, plan: Callable[[], Plan], progress: bool) -> tuple[Dataset, dict]:
+def cached_dataset(
+    name: str | None, place: str, root: Path, key: str, plan: Callable[[], Plan], progress: bool
+) -> tuple[Dataset, dict]:
     """Opens the data set stored under `key`, decoding it first where it is not there.
 
-    The entry is written under a temporary name and renamed at the end, so that it is there whole or not at all.
+    The entry is written under a temporary name and renamed at the end, so that it is there whole or not at all. `name`
+    and `place` are those of `make_dataset`.
 
     Returns:
       The data set, memory-mapped, and the entry's notes: {"skipped": number of images left out, ...}.
     """
     entry = root / key
-    opened = _open(name, entry)
+    opened = _open(name, place, entry)
     if opened is not None:
         return opened
     try:
@@ -71,7 +75,7 @@ def cached_dataset(name: str, root: Path, key: str, plan: Callable[[], Plan], pr
         raise _cannot_write(root, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    opened = _open(name, entry)
+    opened = _open(name, place, entry)
     if opened is None:
         raise UserError(f"the cache entry {entry} cannot be read back; choose another place with --data.cache")
     return opened
@@ -103,6 +107,7 @@ def _write(out: Path, plan: Plan, progress: bool) -> None:
     test_labels = []
     skipped = 0
     for split, label, image in progress_bar(plan.examples(), "decoding", progress, sum(plan.train) + plan.test):
+        signals.check()
         if image is None:
             skipped += 1
         elif split == "train":
@@ -120,14 +125,14 @@ def _write(out: Path, plan: Plan, progress: bool) -> None:
     (out / "meta.json").write_text(json.dumps(meta))
 
 
-def _open(name: str, entry: Path) -> tuple[Dataset, dict[str, Any]] | None:
+def _open(name: str | None, place: str, entry: Path) -> tuple[Dataset, dict[str, Any]] | None:
     try:
         meta = json.loads((entry / "meta.json").read_text())
-        arrays = {k: np.load(entry / f"{k}.npy", mmap_mode="r") for k in ("images", "test_images")}
+        images, test_images = (np.load(entry / f"{k}.npy", mmap_mode="r") for k in ("images", "test_images"))
         counts, test_labels = np.load(entry / "counts.npy"), np.load(entry / "test_labels.npy")
         moments = meta["mean"], meta["std"]
-        test_images = arrays["test_images"][: len(test_labels)]
+        test_images = test_images[: len(test_labels)]
     except (OSError, ValueError, KeyError):
         return None
-    dataset = make_dataset(name, meta["class_names"], arrays["images"], counts, test_images, test_labels, moments)
+    dataset = make_dataset(name, place, meta["class_names"], images, counts, test_images, test_labels, moments)
     return dataset, meta

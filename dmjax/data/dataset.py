@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -76,13 +77,22 @@ def normalize(images: Any, mean: Any, std: Any) -> Any:
     )
 
 
-def make_dataset(name, class_names, images, counts, test_images, test_labels, moments=None) -> Dataset:
+def make_dataset(
+    name: str | None,
+    place: str,
+    class_names: Sequence[str],
+    images: np.ndarray,
+    counts: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    moments: tuple[Any, Any] | None = None,
+) -> Dataset:
     """Checks what every source must hold and fills in mean and std, from the table or computed.
 
-    The table's row applies where the name is in it and the images are of that size and about that brightness: a
-    folder that is read with the configuration of another data set gets its own statistics.
+    The table's row applies where `name` is in it and the images are of that size and about that brightness. A folder
+    that is read with the configuration of another data set gets its own statistics, and `place` for a name.
     """
-    where = f"data set {name!r}"
+    where = f"data set {name or place!r}"
     if len(class_names) < 2:
         raise UserError(f"{where} has one class only ({', '.join(class_names)}); condensing needs at least two")
     for c, n in enumerate(counts):
@@ -91,12 +101,14 @@ def make_dataset(name, class_names, images, counts, test_images, test_labels, mo
     if len(test_labels) == 0:
         raise UserError(f"{where} has no test images, which are needed to measure accuracy")
     mean, std = moments or compute_moments(images, counts)
-    height, width, table_mean, table_std = NORMALIZATION.get(name, (0, 0, (), ()))
+    height, width, table_mean, table_std = NORMALIZATION.get(name or "", (0, 0, (), ()))
     same_kind = images.shape[2:] == (height, width, len(table_mean))
     if same_kind and np.abs(np.asarray(table_mean) - mean).max() < 0.05:
         mean, std = table_mean, table_std
+    elif name is None or name in NORMALIZATION:
+        name = place
     return Dataset(
-        name=name,
+        name=name or place,
         class_names=tuple(str(c) for c in class_names),
         images=images,
         counts=np.asarray(counts, np.int32),

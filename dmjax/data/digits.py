@@ -16,4 +16,4 @@ def load(config: DataConfig) -> Dataset:
     test = np.arange(len(labels)) % 5 == 4
     train_images, counts = class_major(images[~test], labels[~test], 10)
     names = tuple(str(c) for c in range(10))
-    return make_dataset(config.name or "digits", names, train_images, counts, images[test], labels[test])
+    return make_dataset(config.name, "digits", names, train_images, counts, images[test], labels[test])

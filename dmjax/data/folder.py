@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from dmjax import signals
 from dmjax.config import DataConfig
 from dmjax.data import cache
 from dmjax.data.dataset import Dataset
@@ -60,11 +61,11 @@ def load(config: DataConfig, progress: bool = True) -> Dataset:
         if root.is_file() and not any(s in root.suffixes for s in (".tar", ".tgz", ".txz")):
             raise UserError(f"{str(root)!r} is neither a folder nor a .tar, .tar.gz or .tar.xz file")
     key = "folder-" + _fingerprint(roots, config)
-    name = config.name or config.path.name.split(".")[0]
+    place = config.path.name.split(".")[0]
     plan = lambda: _plan(roots, config, progress)  # noqa: E731
-    dataset, notes = cache.cached_dataset(name, cache.folder(config.cache), key, plan, progress)
+    dataset, notes = cache.cached_dataset(config.name, place, cache.folder(config.cache), key, plan, progress)
     if notes["skipped"]:
-        print(f"{name}: left out {notes['skipped']} unreadable images", file=sys.stderr)
+        print(f"{dataset.name}: left out {notes['skipped']} unreadable images", file=sys.stderr)
     return dataset
 
 
@@ -73,6 +74,7 @@ def _plan(roots: list[Path], config: DataConfig, progress: bool) -> cache.Plan:
     members = progress_bar(_members(roots), "looking through files", progress)
     folders, headers, annotations = set(), {}, {}
     for member in members:
+        signals.check()
         path = PurePosixPath(member.name)
         if member.is_folder:
             folders.add(member[:2])
@@ -141,6 +143,7 @@ def _fingerprint(roots: list[Path], config: DataConfig) -> str:
     for index, root in enumerate(roots):
         if root.is_dir():
             for member in _folder_members(index, root):
+                signals.check()
                 digest.update(repr((index, member.name, member.is_folder, len(member.data))).encode())
                 digest.update(member.data)
         else:

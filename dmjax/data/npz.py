@@ -60,8 +60,7 @@ def load(config: DataConfig) -> Dataset:
             f"train_labels ends at {num_classes - 1}"
         )
     train_images, counts = class_major(images["train"], labels["train"], num_classes)
-    name = config.name or config.path.stem
-    return make_dataset(name, names, train_images, counts, images["test"], labels["test"])
+    return make_dataset(config.name, config.path.stem, names, train_images, counts, images["test"], labels["test"])
 
 
 def _images(array: np.ndarray, key: str, config: DataConfig) -> np.ndarray:

@@ -51,7 +51,7 @@ def load(config: DataConfig, progress: bool = True) -> Dataset:
 
     name = config.name.split(":")[0].split("/")[0]
     key = f"tfds-{name}-" + _fingerprint(Path(builder.data_path), config)
-    return cache.cached_dataset(name, cache.folder(config.cache), key, plan, progress)[0]
+    return cache.cached_dataset(name, name, cache.folder(config.cache), key, plan, progress)[0]
 
 
 def _builder(tfds: Any, name: str, data_dir: Path) -> Any:
