@@ -62,18 +62,25 @@ class SyntheticSet:
         """Reads what `save` wrote. Raises a `UserError` for a file that is missing, damaged or something else."""
         arrays = read_npz(Path(path), _KEYS)
         images, labels = arrays["images"], arrays["labels"]
-        names = tuple(str(n) for n in arrays["class_names"])
+        names = tuple(str(n) for n in np.atleast_1d(arrays["class_names"]))
         if images.ndim != 4 or images.dtype != np.float32 or labels.shape != images.shape[:1] or len(labels) == 0:
             raise UserError(f"{path}: images must be float32 [n, H, W, D] with a label each")
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise UserError(f"{path}: labels must be integers, not {labels.dtype}")
         if labels.min() < 0 or labels.max() >= len(names):
             raise UserError(f"{path}: labels out of range, there are {len(names)} class names")
         if not np.isfinite(images).all():
             raise UserError(f"{path}: images hold values that are not finite")
+        mean, std = (arrays[k].astype(np.float32) for k in ("mean", "std"))
+        if {mean.shape, std.shape} != {images.shape[-1:]} or not (np.isfinite(mean).all() and (std > 0).all()):
+            raise UserError(f"{path}: mean and std must be finite, std positive, one number per channel")
         try:
             metadata = json.loads(str(arrays["metadata"]))
         except ValueError as error:
             raise UserError(f"{path}: metadata is not JSON: {error}") from None
-        return cls(images, labels.astype(np.int32), arrays["mean"], arrays["std"], names, metadata)
+        if not isinstance(metadata, dict):
+            raise UserError(f"{path}: metadata must be a JSON object")
+        return cls(images, labels.astype(np.int32), mean, std, names, metadata)
 
     def pixels(self) -> np.ndarray:
         """The images as uint8, clipped to what a screen can show."""
@@ -82,10 +89,11 @@ class SyntheticSet:
     def export(self, folder: str | Path) -> int:
         """Writes FOLDER/CLASS/NNNN.png, the layout of an ImageFolder; returns the number of images."""
         counters = [0] * len(self.class_names)
+        unique = _unique(self.class_names)
         for image, label in zip(self.pixels(), self.labels, strict=True):
             # A class name need not be a file name.
             name = re.sub(r"[^\w.+-]+", "_", self.class_names[label]).lstrip(".") or "class"
-            path = Path(folder) / (name if _unique(self.class_names) else f"{label:04d}_{name}")
+            path = Path(folder) / (name if unique else f"{label:04d}_{name}")
             files.write_bytes(path / f"{counters[label]:04d}.png", _png(image))
             counters[label] += 1
         return len(self.labels)

@@ -1,11 +1,14 @@
 """Checkpoints: a thin wrapper over Orbax that keeps the last k and survives a damaged newest one."""
 
+import hashlib
+import json
 import logging
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from dmjax.step import State
@@ -24,14 +27,15 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, state: State, notes: dict[str, Any]) -> None:
-        """Writes a host state, replacing one of the same iteration, and removes the oldest beyond `keep`."""
+        """Writes a host state, unless its iteration is there already, and removes the oldest beyond `keep`."""
         iteration = int(state.iteration)
         if iteration in self._manager.all_steps():
             return
         self._manager.save(
             iteration,
             args=self._ocp.args.Composite(
-                state=self._ocp.args.StandardSave(state._asdict()), notes=self._ocp.args.JsonSave(notes)
+                state=self._ocp.args.StandardSave(state._asdict()),
+                notes=self._ocp.args.JsonSave({"notes": notes, "sha256": _digest(state, notes)}),
             ),
             force=True,
         )
@@ -50,9 +54,10 @@ class Checkpoints:
                     ),
                 )
                 state = State(**restored["state"])
-                if not np.isfinite(state.images).all() or int(state.iteration) != iteration:
-                    raise ValueError("its content is not a state of this run")
-                return state, restored["notes"]
+                notes = restored["notes"]["notes"]
+                if int(state.iteration) != iteration or restored["notes"]["sha256"] != _digest(state, notes):
+                    raise ValueError("its content is not what was written")
+                return state, notes
             except Exception as error:  # whatever Orbax and TensorStore raise for broken files
                 reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
                 aside = self._folder.with_name("damaged_checkpoints") / str(iteration)
@@ -70,3 +75,11 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is being written."""
         self._manager.close()
+
+
+def _digest(state: State, notes: dict[str, Any]) -> str:
+    """What tells a state from one in which a bit was flipped: storage checks its own index, not every byte."""
+    digest = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
+    for leaf in jax.tree.leaves(state):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()

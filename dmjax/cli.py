@@ -7,11 +7,12 @@ import re
 import sys
 import types
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
 from dmjax import signals
+from dmjax.config import flatten
 from dmjax.errors import UserError
 
 T = TypeVar("T")
@@ -29,8 +30,11 @@ def run(command: Callable[[list[str]], None], arguments: list[str] | None, when_
         with signals.handled():
             command(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return error.status
+    except OSError as error:  # a full disk, or a file where a folder should be
+        print(f"error: {error.strerror or error}: {error.filename}; mend it, or choose another place", file=sys.stderr)
+        return UserError.status
     except signals.Interrupted as error:
         print(f"{error}; {when_interrupted}", file=sys.stderr)
         return 128 + error.signum
@@ -58,6 +62,7 @@ def parse(cls: type[T], default: T, arguments: list[str], prog: str, description
     Raises:
       UserError: unknown flag or a value of the wrong type; one line that names it.
     """
+    arguments = _complete_booleans(default, arguments)
     asks_for_help = bool({"-h", "--help"} & set(arguments))
     captured = io.StringIO()
     stream = contextlib.nullcontext() if asks_for_help else contextlib.redirect_stderr(captured)
@@ -85,9 +90,21 @@ def parse(cls: type[T], default: T, arguments: list[str], prog: str, description
             os.environ["COLUMNS"] = columns
 
 
+def _complete_booleans(default: Any, arguments: list[str]) -> list[str]:
+    """Lets a flag such as --data.skip-unreadable stand for itself and `true`."""
+    booleans = {f"--{name}" for name, value in flatten(default).items() if isinstance(value, bool)}
+    completed = []
+    for i, argument in enumerate(arguments):
+        completed.append(argument)
+        alone = i + 1 == len(arguments) or arguments[i + 1].startswith("--")
+        if argument.replace("-", "_").replace("__", "--", 1) in booleans and alone:
+            completed.append("true")
+    return completed
+
+
 def _one_line(box: str) -> str:
     """Takes the message out of the box that tyro draws around it."""
-    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
+    lines = [re.sub(r"[│╭╮╰╯|+]|-{5,}", "", line).strip() for line in box.splitlines()]
     sections: list[list[str]] = [[]]
     for line in lines:
         if line and not line.strip("─ "):

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dmjax import cli, files, loop, signals
+from dmjax import cli, coreset, files, loop, signals
 from dmjax import config as configuration
 from dmjax.artifacts import SyntheticSet
 from dmjax.config import Config
@@ -29,13 +29,15 @@ def condense(config: Config) -> SyntheticSet:
       UserError: the input is at fault.
       KeyboardInterrupt: after a checkpoint was written.
     """
-    return _condense(config)[1].synthetic
+    return _condense(config, baseline=False)[1].synthetic
 
 
-def _condense(config: Config) -> tuple[Dataset, loop.Result]:
+def _condense(config: Config, baseline: bool) -> tuple[Dataset, loop.Result]:
     config = configuration.resolve(config)
     with Workdir(config) as workdir, signals.handled():
         dataset = load_dataset(config.data, config.progress)
+        if baseline and config.init != "real":  # say so before condensing rather than after
+            coreset.check(dataset, config.ipc, "compare with none by --evaluation.random-real false")
         return dataset, loop.run(config, dataset, workdir)
 
 
@@ -53,7 +55,7 @@ def _main(arguments: list[str]) -> None:
     config = configuration.resolve(config)
     with Workdir(config) as workdir:
         results = files.read_json(workdir.results) if _is_readable(workdir.synthetic) else None
-    if results is not None:
+    if isinstance(results, dict) and "accuracy" in results:
         print(f"{workdir.path} is finished; remove it, or choose another --workdir, to run again")
     else:
         results = _run(config, workdir)
@@ -63,7 +65,7 @@ def _main(arguments: list[str]) -> None:
 
 def _run(config: Config, workdir: Workdir) -> dict[str, Any]:
     """Condenses and evaluates; returns and writes results.json."""
-    dataset, (synthetic, clock) = _condense(config)
+    dataset, (synthetic, clock) = _condense(config, baseline=config.evaluation.random_real)
     start = time.perf_counter()
     accuracies: dict[str, Accuracy | None] = {
         "synthetic": evaluate(

@@ -5,6 +5,7 @@ An experiment file returns a `Config` from `get_config()`. The defaults are thos
 """
 
 import dataclasses
+import math
 import runpy
 import types
 import typing
@@ -187,11 +188,12 @@ def load_config(path: str | Path) -> Config:
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"experiment file {str(path)!r} does not run: {type(error).__name__}: {reason}") from error
     if not isinstance(config, Config):
         raise UserError(f"experiment file {str(path)!r} needs a function get_config() that returns a dmjax.Config")
+    validate(config)
     if config.workdir is None:
         config = dataclasses.replace(config, workdir=Path("runs") / path.stem)
     return config
@@ -211,7 +213,14 @@ def validate(config: Config | EvaluateConfig) -> None:
     else:
         at_least_one += ["random_real"]
         at_least_zero += ["seed"]
+    _check_types(config)
     values = flatten(config)
+    numbers = values | dict(getattr(config, "optimizer", OptimizerConfig()).options)
+    for name, value in numbers.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name} must be finite, not {value}")
+    if not 0 <= values["evaluation.momentum"] < 1:
+        raise UserError(f"evaluation.momentum must be at least 0 and below 1, not {values['evaluation.momentum']}")
     for names, holds, rule in (
         (at_least_one, lambda v: v >= 1, "at least 1"),
         (at_least_zero, lambda v: v >= 0, "at least 0"),
@@ -227,6 +236,18 @@ def validate(config: Config | EvaluateConfig) -> None:
         if group not in AUGMENTATIONS:
             hint = near_misses(group, [*AUGMENTATIONS, "none"])
             raise UserError(f"augment.strategy: unknown group {group!r}; {hint}")
+
+
+def _check_types(config: Any, prefix: str = "") -> None:
+    """Flags have their types from the command line; experiment files may hold anything."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if isinstance(hint, type):
+            expected = (int, float) if hint is float else hint
+            if not isinstance(value, expected) or (isinstance(value, bool) and hint is not bool):
+                raise UserError(f"{prefix}{name} must be of type {hint.__name__}, not {value!r}")
+            if dataclasses.is_dataclass(hint):
+                _check_types(value, f"{prefix}{name}.")
 
 
 def resolve(config: R) -> R:

@@ -68,7 +68,11 @@ def evaluate(
       **evaluation: Fields of `EvaluationConfig`, such as networks=3 and epochs=300; by default those of the run.
     """
     made_by = _config_of(synthetic)
-    recipe = dataclasses.replace(made_by.evaluation, **evaluation)
+    try:
+        recipe = dataclasses.replace(made_by.evaluation, **evaluation)
+    except TypeError as error:
+        raise UserError(f"evaluate: {error}") from None
+    configuration.validate(dataclasses.replace(made_by, evaluation=recipe))
     dataset = dataset or load_dataset(made_by.data, progress)
     _check_fits(synthetic, dataset)
     return _evaluate(
@@ -120,7 +124,7 @@ def _evaluate(
     sets: Iterable[Examples], test: Examples, network: nn.Module, recipe: Recipe, epochs: int, seed: int, bar: Any
 ) -> Accuracy:
     """Trains one network on every set, all with the same compiled programs."""
-    key = jax.random.fold_in(jax.random.key(seed), 1)
+    key = jax.random.fold_in(jax.random.key(seed), 3)  # 0 and 1 belong to condensing, 2 to random real images
     values: list[float] = []
     with bar:
         for i, examples in enumerate(sets):
@@ -139,7 +143,10 @@ def _fraction_of_one(bar: Any, n: int, recipe: Recipe, epochs: int) -> Callable[
 
 def _config_of(synthetic: SyntheticSet) -> Config:
     """The configuration of the run that made a set; the defaults for a set that was made otherwise."""
-    return configuration.from_dict(Config, synthetic.metadata.get("config", {}))
+    try:
+        return configuration.from_dict(Config, synthetic.metadata.get("config", {}))
+    except (TypeError, AttributeError, UserError) as error:
+        raise UserError(f"the configuration in the metadata of the synthetic set is damaged: {error}") from None
 
 
 def _check_fits(synthetic: SyntheticSet, dataset: Dataset) -> None:

@@ -1,5 +1,6 @@
 """Writing files so that a reader sees the old content or the new, never half of it."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 

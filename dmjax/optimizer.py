@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from dmjax.config import OptimizerConfig
@@ -24,9 +26,14 @@ def create(config: OptimizerConfig) -> optax.GradientTransformation:
                 f"give its own after --optimizer.options, or none"
             )
     try:
-        return getattr(optax, name)(learning_rate=config.learning_rate, **options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer: optax.{name} does not accept {options}: {error}") from None
+        optimizer = getattr(optax, name)(learning_rate=config.learning_rate, **options)
+        one = jnp.zeros((1,))
+        with jax.numpy_dtype_promotion("standard"):  # which optax relies on
+            jax.eval_shape(lambda g: optimizer.update(g, optimizer.init(g), g), one)  # some need more than a gradient
+    except (TypeError, ValueError, AttributeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"optimizer: optax.{name} with {options} cannot be used here: {reason}") from None
+    return optimizer
 
 
 def _parameters(thing: Any) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ one, where it is lost or does harm; so whatever takes long asks with `check` whe
 """
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -46,5 +45,5 @@ def handled() -> Iterator[None]:
 
 def _note(signum: int, frame: Any) -> None:
     if _received:  # the second one does not wait; the last checkpoint is whole all the same
-        os._exit(128 + signum)
+        raise Interrupted(signum)
     _received.append(signum)

@@ -41,6 +41,7 @@ class Workdir:
             raise UserError(
                 f"cannot write to the workdir {self.path}: {error.strerror}; choose another --workdir"
             ) from None
+        self._owned = False
         try:
             self._claim(config)
         except BaseException:
@@ -54,6 +55,7 @@ class Workdir:
             raise UserError(
                 f"another process is working in {self.path}; wait for it, or choose another --workdir"
             ) from None
+        self._owned = True
         self.stored = files.read_json(self.config)
         if self.stored is not None:
             self._check_same(config)
@@ -61,7 +63,7 @@ class Workdir:
     def _check_same(self, config: Config) -> None:
         try:
             stored = configuration.from_dict(Config, self.stored["config"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, UserError) as error:
             raise UserError(
                 f"{self.config} is not the configuration of a run ({error}); choose another --workdir"
             ) from None
@@ -77,7 +79,7 @@ class Workdir:
         if self.stored is None:
             self.stored = describe(config, dataset)
             files.write_json(self.config, self.stored)
-        elif self.stored["dataset"]["fingerprint"] != dataset.fingerprint():
+        elif self.stored.get("dataset", {}).get("fingerprint") != dataset.fingerprint():
             raise UserError(
                 f"{self.path} was started on other data than {dataset.name!r} holds now; choose another --workdir"
             )
@@ -89,7 +91,7 @@ class Workdir:
 
     def close(self) -> None:
         """Gives the folder free, and removes it where nothing was written to it."""
-        if not self.config.exists():
+        if self._owned and not self.config.exists():
             with contextlib.suppress(OSError):
                 (self.path / ".lock").unlink()
                 self.path.rmdir()

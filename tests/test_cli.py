@@ -54,6 +54,11 @@ def one_line_error(main, capsys, *arguments):
         (("--ipc", "150"), ["ipc 150", "--init noise"]),
         (("--augment.strategy", "flop"), ["'flop'", "'flip'"]),
         (("--data.source", "npz"), ["--data.path"]),
+        (("--evaluation.learning-rate", "inf"), ["evaluation.learning_rate must be finite"]),
+        (("--optimizer.options", "momentum", "nan"), ["momentum must be finite"]),
+        (("--evaluation.momentum=-3",), ["evaluation.momentum must be"]),
+        (("--optimizer.name", "lbfgs", "--optimizer.options"), ["lbfgs", "cannot be used"]),
+        (("--init", "noise", "--ipc", "150"), ["ipc 150", "--evaluation.random-real false"]),
         (("--data.source", "folder", "--data.path", "/nowhere"), ["/nowhere"]),
         (("--workdir", "/proc/nowhere"), ["/proc/nowhere", "--workdir"]),
         (("--workdir", "/etc/hostname/x"), ["/etc/hostname", "--workdir"]),
@@ -77,6 +82,9 @@ def test_bad_experiment_files(capsys, tmp_path):
         ("def get_config(): raise ValueError('a\\nb')", "ValueError"),
         ("def get_config(:", "SyntaxError"),
         ("from dmjax import Config\ndef get_config(): return Config(ipd=3)", "ipd"),
+        ("from dmjax import Config\ndef get_config(): return Config(ipc='3')", "ipc must be of type int"),
+        ("from dmjax import Config\ndef get_config(): return Config(data={})", "data must be of type DataConfig"),
+        ("raise SystemExit(3)", "SystemExit"),
     ):
         path = tmp_path / "experiment.py"
         path.write_text(text)
@@ -178,12 +186,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(capsys, tmp_path):
     assert err.count("\n") == 1
     assert "iteration" in err
     assert "--optimizer.learning-rate" in err
-    from dmjax import load_config
-
-    checkpoints = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
-    assert checkpoints
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["0"]  # the state before it went wrong
     assert not (tmp_path / "results.json").exists()
-    assert load_config(TINY[1]) is not None
+    assert not (tmp_path / "synthetic.npz").exists()
 
 
 def test_three_unequal_classes_of_ones_own(capsys, tmp_path, make_folder):
@@ -234,3 +239,33 @@ def test_python_api(tmp_path):
     accuracy = dmjax.evaluate(synthetic, networks=2, epochs=2, progress=False)
     assert synthetic.images.shape == (10, 8, 8, 1)
     assert len(accuracy.values) == 2
+
+
+def test_condensing_and_evaluating_never_share_a_key():
+    """Otherwise a set would be judged on the very networks that it was made with."""
+    import jax
+
+    root = jax.random.key(0)
+    condensing = {
+        tuple(jax.random.key_data(k).tolist())
+        for i in range(50)
+        for k in jax.random.split(jax.random.fold_in(jax.random.fold_in(root, 1), i))
+    }
+    from dmjax import training
+
+    seen = []
+    original = training.networks.init
+
+    def spy(network, key, shape):
+        jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), jax.random.key_data(key))
+        return original(network, key, shape)
+
+    training.networks.init = spy
+    try:
+        quick = ("--evaluation.networks", 3, "--evaluation.epochs", 1, "--network.width", 5, "--network.depth", 1)
+        assert evaluate([str(a) for a in (*TINY, "--random-real", 1, *quick)]) == 0
+        jax.effects_barrier()
+    finally:
+        training.networks.init = original
+    assert len(set(seen)) == 3
+    assert not condensing & set(seen)

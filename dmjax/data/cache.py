@@ -132,7 +132,7 @@ def _open(name: str | None, place: str, entry: Path) -> tuple[Dataset, dict[str,
         counts, test_labels = np.load(entry / "counts.npy"), np.load(entry / "test_labels.npy")
         moments = meta["mean"], meta["std"]
         test_images = test_images[: len(test_labels)]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     dataset = make_dataset(name, place, meta["class_names"], images, counts, test_images, test_labels, moments)
     return dataset, meta

@@ -7,7 +7,7 @@ from dmjax.data.dataset import Dataset, class_major, make_dataset
 
 
 def load(config: DataConfig) -> Dataset:
-    """Every fifth image is a test image: 1,437 to train, 360 to test."""
+    """Every fifth image is a test image: 1,438 to train, 359 to test."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)  # 0 .. 16

@@ -80,7 +80,9 @@ def _plan(roots: list[Path], config: DataConfig, progress: bool) -> cache.Plan:
             folders.add(member[:2])
         elif path.name == _ANNOTATIONS:
             annotations |= _read_annotations(member)
-        elif path.suffix.lower() in _EXTENSIONS and not path.name.startswith("."):
+        elif path.suffix.lower() in _EXTENSIONS and not any(part.startswith(".") for part in path.parts):
+            if member[:2] in headers:
+                raise UserError(f"{roots[member.root]} holds {member.name} twice; pack it again")
             headers[member[:2]] = _header(member, roots, config)
     places = _places(headers, folders, annotations, roots)
     class_names = sorted({p.class_name for p in places.values() if p.split == "train"})
@@ -111,12 +113,22 @@ def _members(roots: list[Path]) -> Iterator[Member]:
 
 
 def _folder_members(index: int, root: Path) -> Iterator[Member]:
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        try:
+    try:
+        for path in sorted(_paths_below(root, set())):
+            name = path.relative_to(root).as_posix()
             yield Member(index, name, b"", True) if path.is_dir() else Member(index, name, path.read_bytes())
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _paths_below(folder: Path, above: set[Path]) -> Iterator[Path]:
+    """All visible paths below a folder; links to folders are followed, but not in circles."""
+    above = above | {folder.resolve()}
+    for path in folder.iterdir():
+        if not path.name.startswith(".") and path.resolve() not in above:
+            yield path
+            if path.is_dir():
+                yield from _paths_below(path, above)
 
 
 def _tar_members(index: int, root: Path) -> Iterator[Member]:
@@ -128,7 +140,7 @@ def _tar_members(index: int, root: Path) -> Iterator[Member]:
                     raise UserError(f"{root} holds the unsafe name {info.name!r}; pack it with relative names")
                 if info.isdir():
                     yield Member(index, path.as_posix(), b"", True)
-                elif (file := tar.extractfile(info)) is not None:
+                elif info.isfile() and (file := tar.extractfile(info)) is not None:
                     if info.size > _MAX_FILE_BYTES:
                         raise UserError(f"{root}: {info.name} unpacks to {info.size >> 20} MiB, too much for an image")
                     yield Member(index, path.as_posix(), file.read())

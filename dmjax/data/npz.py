@@ -1,7 +1,6 @@
 """One .npz file: train_images, train_labels, test_images, test_labels, and optionally class_names."""
 
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,10 +25,13 @@ def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
             if missing:
                 raise UserError(f"{path} has no array {missing[0]!r}; it holds {', '.join(archive.files) or 'nothing'}")
             return {k: archive[k] for k in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise a dozen kinds
         if "pickle" in str(error):
             raise UserError(f"{path} holds pickled objects, which are not loaded; save plain arrays") from None
-        raise UserError(f"{path} is damaged or not an .npz file: {str(error).splitlines()[0]}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is damaged or not an .npz file: {reason}") from None
 
 
 def load(config: DataConfig) -> Dataset:
@@ -50,7 +52,7 @@ def load(config: DataConfig) -> Dataset:
     if len(labels["train"]) == 0:
         raise UserError(f"{config.path}: train_images is empty")
     num_classes = int(labels["train"].max()) + 1
-    names = [str(n) for n in arrays.get("class_names", np.arange(num_classes))]
+    names = [str(n) for n in np.atleast_1d(arrays.get("class_names", np.arange(num_classes)))]
     if len(names) < num_classes:
         raise UserError(f"{config.path}: label {num_classes - 1} out of range, class_names has {len(names)} names")
     num_classes = len(names)
@@ -68,7 +70,7 @@ def _images(array: np.ndarray, key: str, config: DataConfig) -> np.ndarray:
         raise UserError(f"{config.path}: {key} must be uint8 pixels 0..255, not {array.dtype}")
     if array.ndim == 3:
         array = array[..., None]
-    if array.ndim != 4 or array.shape[-1] not in (1, 3):
+    if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape[1:]:
         raise UserError(f"{config.path}: {key} must be [n, H, W] or [n, H, W, 1 or 3], not {list(array.shape)}")
     return array
 

@@ -2,16 +2,18 @@
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from dmjax import signals
 from dmjax.config import DataConfig
 from dmjax.data import cache
 from dmjax.data.dataset import Dataset
-from dmjax.data.folder import to_array
+from dmjax.data.folder import _FORMAT, to_array
 from dmjax.errors import UserError, near_misses
 
 
@@ -37,13 +39,14 @@ def load(config: DataConfig, progress: bool = True) -> Dataset:
         skip = {"image": tfds.decode.SkipDecoding()}
         class_names = list(features["label"].names)
         counts = np.zeros(len(class_names), int)
-        for example in builder.as_data_source("train", decoders=skip):
+        for example in _read(builder, "train", decoders=skip):
+            signals.check()
             counts[example["label"]] += 1
         shape = _image_shape(features["image"].shape, builder.as_data_source("train"), config)
 
         def examples():
             for split, tfds_split in splits.items():
-                for i, example in enumerate(builder.as_data_source(tfds_split)):
+                for i, example in enumerate(_read(builder, tfds_split)):
                     yield split, int(example["label"]), _fit(example["image"], shape, f"{split} image {i}", config)
 
         num_test = builder.info.splits[splits["test"]].num_examples
@@ -79,6 +82,14 @@ def _builder(tfds: Any, name: str, data_dir: Path) -> Any:
     return builder
 
 
+def _read(builder: Any, split: str, **options: Any) -> Iterator[dict[str, Any]]:
+    try:
+        yield from builder.as_data_source(split, **options)
+    except (RuntimeError, ValueError, IndexError, OSError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"split {split} in {builder.data_path} is damaged: {reason}; prepare it again") from None
+
+
 def _image_shape(declared, source, config: DataConfig) -> tuple[int, int, int]:
     channels = declared[2] or 3
     if config.image_size is not None:
@@ -101,7 +112,7 @@ def _fit(image: np.ndarray, shape, what: str, config: DataConfig) -> np.ndarray:
 
 
 def _fingerprint(data_path: Path, config: DataConfig) -> str:
-    digest = hashlib.sha256(repr(config.image_size).encode())
+    digest = hashlib.sha256(repr((_FORMAT, config.image_size)).encode())
     for path in sorted(p for p in data_path.iterdir() if p.is_file()):
         with path.open("rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
