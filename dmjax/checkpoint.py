@@ -45,6 +45,7 @@ class Checkpoints:
 
         A damaged checkpoint is reported and moved aside, and the one before is taken.
         """
+        template = jax.tree.map(np.asarray, template)  # Orbax wants arrays, 0-d ones too
         for iteration in sorted(self._manager.all_steps(), reverse=True):
             try:
                 restored = self._manager.restore(

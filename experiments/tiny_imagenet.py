@@ -3,7 +3,8 @@
     python -m dmjax.condense --config experiments/tiny_imagenet.py --ipc 10 --data.path tiny-imagenet-200/
 
 Expected: 3.9 / 12.9 / 24.1 % at 1 / 10 / 50 images per class (paper). The path is the unpacked original folder, or a
-tar of it. The full 20,000 iterations are meant for an accelerator: an iteration is about eighty of CIFAR-10.
+tar of it. The full 20,000 iterations are meant for an accelerator, where they are not measured yet: an iteration is
+about eighty of CIFAR-10. Where all 200 classes at once do not fit its memory, --class-chunk 10 bounds what does.
 """
 
 from dmjax import Config, DataConfig, NetworkConfig
