@@ -105,7 +105,7 @@ def test_gradient_is_the_adjoint(rng, group):
     out, pull_back = jax.vjp(lambda v: augment.apply(a, v), jnp.asarray(x))
     (gradient,) = pull_back(jnp.asarray(y))
     constant = augment.apply(a, jnp.zeros_like(x))
-    np.testing.assert_allclose(np.vdot(out - constant, y), np.vdot(x, gradient), rtol=1e-4)
+    np.testing.assert_allclose(np.vdot(out - constant, y), np.vdot(x, gradient), rtol=1e-5, atol=1e-4)
 
 
 def test_every_image_of_a_batch_gets_the_same_draw(rng):
