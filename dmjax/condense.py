@@ -15,7 +15,6 @@ from dmjax import cli, coreset, files, loop, signals
 from dmjax import config as configuration
 from dmjax.artifacts import SyntheticSet
 from dmjax.config import Config
-from dmjax.data import Dataset
 from dmjax.data import load as load_dataset
 from dmjax.errors import UserError
 from dmjax.evaluate import Accuracy, evaluate, evaluate_random_real, evaluate_whole
@@ -29,16 +28,9 @@ def condense(config: Config) -> SyntheticSet:
       UserError: the input is at fault.
       KeyboardInterrupt: after a checkpoint was written.
     """
-    return _condense(config, baseline=False)[1].synthetic
-
-
-def _condense(config: Config, baseline: bool) -> tuple[Dataset, loop.Result]:
     config = configuration.resolve(config)
     with Workdir(config) as workdir, signals.handled():
-        dataset = load_dataset(config.data, config.progress)
-        if baseline and config.init != "real":  # say so before condensing rather than after
-            coreset.check(dataset, config.ipc, "compare with none by --evaluation.random-real false")
-        return dataset, loop.run(config, dataset, workdir)
+        return loop.run(config, load_dataset(config.data, config.progress), workdir).synthetic
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,17 +47,20 @@ def _main(arguments: list[str]) -> None:
     config = configuration.resolve(config)
     with Workdir(config) as workdir:
         results = files.read_json(workdir.results) if _is_readable(workdir.synthetic) else None
-    if isinstance(results, dict) and "accuracy" in results:
-        print(f"{workdir.path} is finished; remove it, or choose another --workdir, to run again")
-    else:
-        results = _run(config, workdir)
+        if isinstance(results, dict) and "accuracy" in results:
+            print(f"{workdir.path} is finished; remove it, or choose another --workdir, to run again")
+        else:
+            results = _run(config, workdir)
     print(_table(results))
     print(f"files: {workdir.path}/  (synthetic.npz, images/, results.json, metrics.jsonl, tensorboard/)")
 
 
 def _run(config: Config, workdir: Workdir) -> dict[str, Any]:
     """Condenses and evaluates; returns and writes results.json."""
-    dataset, (synthetic, clock) = _condense(config, baseline=config.evaluation.random_real)
+    dataset = load_dataset(config.data, config.progress)
+    if config.evaluation.random_real and config.init != "real":  # say so before condensing rather than after
+        coreset.check(dataset, config.ipc, "compare with none by --evaluation.random-real false")
+    synthetic, clock = loop.run(config, dataset, workdir)
     start = time.perf_counter()
     accuracies: dict[str, Accuracy | None] = {
         "synthetic": evaluate(
