@@ -1,4 +1,7 @@
-"""Checkpoints: a thin wrapper over Orbax that keeps the last k and survives a damaged newest one."""
+"""Checkpoints: a thin wrapper over Orbax that keeps the last k and survives a damaged newest one.
+
+Only the first process writes and reads them: the state is whole there.
+"""
 
 import hashlib
 import json
@@ -23,7 +26,16 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every restore
         self._ocp = ocp
         self._folder = folder
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        only_here = ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+        )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            enable_async_checkpointing=False,
+            multiprocessing_options=only_here,
+            create=False,  # Orbax would make the folder in all processes
+        )
+        folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, state: State, notes: dict[str, Any]) -> None:

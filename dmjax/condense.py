@@ -5,16 +5,20 @@
 --config FILE names the experiment; its values are the defaults of all other flags.
 """
 
+import contextlib
 import dataclasses
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from dmjax import cli, coreset, files, loop, signals
+import numpy as np
+
+from dmjax import cli, coreset, files, loop, processes, signals
 from dmjax import config as configuration
 from dmjax.artifacts import SyntheticSet
 from dmjax.config import Config
+from dmjax.data import Dataset
 from dmjax.data import load as load_dataset
 from dmjax.errors import UserError
 from dmjax.evaluate import Accuracy, evaluate, evaluate_random_real, evaluate_whole
@@ -28,9 +32,24 @@ def condense(config: Config) -> SyntheticSet:
       UserError: the input is at fault.
       KeyboardInterrupt: after a checkpoint was written.
     """
-    config = configuration.resolve(config)
-    with Workdir(config) as workdir, signals.handled():
-        return loop.run(config, load_dataset(config.data, config.progress), workdir).synthetic
+    config = _joined(configuration.resolve(config))
+    with processes.watched(), _workdir(config) as workdir, signals.handled():
+        return loop.run(config, _load(config), workdir).synthetic
+
+
+def _joined(config: Config) -> Config:
+    """Joins the other processes, if there are any; only the first one shows progress."""
+    processes.start(config.distributed)
+    return dataclasses.replace(config, progress=config.progress and processes.is_first())
+
+
+def _workdir(config: Config) -> contextlib.AbstractContextManager[Workdir | None]:
+    """The workdir in the first process, and nothing in the others."""
+    return processes.together(lambda: Workdir(config) if processes.is_first() else contextlib.nullcontext())
+
+
+def _load(config: Config) -> Dataset:
+    return processes.together(lambda: load_dataset(config.data, config.progress))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,23 +63,34 @@ def _main(arguments: list[str]) -> None:
         raise UserError("name an experiment file, for example --config experiments/tiny.py")
     default = configuration.load_config(experiment) if experiment else Config()
     config = cli.parse(Config, default, arguments, "python -m dmjax.condense", f"{__doc__}")
-    config = configuration.resolve(config)
-    with Workdir(config) as workdir:
-        results = files.read_json(workdir.results) if _is_readable(workdir.synthetic) else None
-        if isinstance(results, dict) and "accuracy" in results:
-            print(f"{workdir.path} is finished; remove it, or choose another --workdir, to run again")
+    config = _joined(configuration.resolve(config))
+    with processes.watched(), _workdir(config) as workdir:
+        results = _finished(workdir) if workdir else None
+        if processes.from_first(np.bool_(results is not None)):
+            if workdir:
+                print(f"{workdir.path} is finished; remove it, or choose another --workdir, to run again")
         else:
             results = _run(config, workdir)
-    print(_table(results))
-    print(f"files: {workdir.path}/  (synthetic.npz, images/, results.json, metrics.jsonl, tensorboard/)")
+    if workdir and results:
+        print(_table(results))
+        print(f"files: {workdir.path}/  (synthetic.npz, images/, results.json, metrics.jsonl, tensorboard/)")
 
 
-def _run(config: Config, workdir: Workdir) -> dict[str, Any]:
-    """Condenses and evaluates; returns and writes results.json."""
-    dataset = load_dataset(config.data, config.progress)
+def _finished(workdir: Workdir) -> dict[str, Any] | None:
+    """The results of a run that is finished and whole."""
+    results = files.read_json(workdir.results) if _is_readable(workdir.synthetic) else None
+    return results if isinstance(results, dict) and "accuracy" in results else None
+
+
+def _run(config: Config, workdir: Workdir | None) -> dict[str, Any] | None:
+    """Condenses and evaluates; returns and writes results.json, in the first process."""
+    dataset = _load(config)
     if config.evaluation.random_real and config.init != "real":  # say so before condensing rather than after
         coreset.check(dataset, config.ipc, "compare with none by --evaluation.random-real false")
     synthetic, clock = loop.run(config, dataset, workdir)
+    processes.stop()
+    if workdir is None:
+        return None
     start = time.perf_counter()
     accuracies: dict[str, Accuracy | None] = {
         "synthetic": evaluate(

@@ -56,6 +56,8 @@ class NetworkConfig:
     """After every convolution."""
     pooling: Literal["avg", "max", "none"] = "avg"
     """2x2 with stride 2, at the end of every block."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """What convolutions compute in; parameters, class means and logits are float32 in any case."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +119,20 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes that condense together; nothing to give on one host, or under Slurm, Kubernetes, Cloud TPU."""
+
+    coordinator: str | None = None
+    """HOST:PORT of the first process, the same for all."""
+    num_processes: int | None = None
+    """How many there are."""
+    process_id: int | None = None
+    """Which one this is, from 0."""
+    timeout: int = 300
+    """Seconds to wait for the others at the start."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One condensation run."""
 
@@ -126,6 +142,7 @@ class Config:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
     method: Literal["dm"] = "dm"
     """dm: distribution matching."""
     ipc: int = 10
@@ -140,8 +157,12 @@ class Config:
     """All randomness of a run follows from this number."""
     chunk: int = 10
     """Iterations compiled into one dispatch; the metrics are read once per chunk."""
-    class_chunk: int | None = None
-    """Classes computed at the same time on a device; by default 1 on a CPU (cache) and all on an accelerator."""
+    class_chunk: int | Literal["auto"] = "auto"
+    """Classes computed at once on a device; auto: 1 on a CPU, on an accelerator as many as fit in its memory."""
+    image_chunk: int | Literal["auto"] = "auto"
+    """Images of a class embedded at once; auto: 16 real ones on a CPU, else all, or as many as fit."""
+    memory_gb: float | None = None
+    """What `auto` may use on a device, in 10^9 bytes; by default what the device has."""
     images_every: int = 1000
     """Iterations between two pictures of the synthetic set; 0: only the first and the last."""
     workdir: Path | None = None
@@ -171,7 +192,11 @@ class EvaluateConfig:
 
 
 # Fields that may change between two starts of the same run: they say where and how it is shown, not what is computed.
-_NOT_PART_OF_THE_RUN = ("workdir", "progress", "data.cache", "checkpoint.keep")
+_NOT_PART_OF_THE_RUN = (
+    *("workdir", "progress", "data.cache", "checkpoint.keep"),
+    *("class_chunk", "image_chunk", "memory_gb"),
+    *(f"distributed.{name}" for name in ("coordinator", "num_processes", "process_id", "timeout")),
+)
 
 
 def load_config(path: str | Path) -> Config:
@@ -206,10 +231,11 @@ def validate(config: Config | EvaluateConfig) -> None:
     at_least_zero = ["evaluation.weight_decay"]
     above_zero = ["evaluation.learning_rate"]
     if isinstance(config, Config):
-        at_least_one += ["ipc", "iterations", "batch_real", "chunk", "class_chunk", "checkpoint.every"]
-        at_least_one += ["checkpoint.keep"]
-        at_least_zero += ["evaluation.every", "images_every", "seed"]
-        above_zero += ["optimizer.learning_rate"]
+        at_least_one += ["ipc", "iterations", "batch_real", "chunk", "class_chunk", "image_chunk"]
+        at_least_one += ["checkpoint.every", "checkpoint.keep"]
+        at_least_one += ["distributed.num_processes", "distributed.timeout"]
+        at_least_zero += ["evaluation.every", "images_every", "seed", "distributed.process_id"]
+        above_zero += ["optimizer.learning_rate", "memory_gb"]
     else:
         at_least_one += ["random_real"]
         at_least_zero += ["seed"]
@@ -227,8 +253,14 @@ def validate(config: Config | EvaluateConfig) -> None:
         (above_zero, lambda v: v > 0, "above 0"),
     ):
         for name in names:
-            if values[name] is not None and not holds(values[name]):
+            if values[name] not in (None, "auto") and not holds(values[name]):
                 raise UserError(f"{name} must be {rule}, not {values[name]}")
+    if isinstance(config, Config) and config.network.norm == "batch":
+        for name in ("class_chunk", "image_chunk"):
+            if values[name] != "auto":
+                raise UserError(
+                    f"{name} cannot be {values[name]} with batch norm, whose statistics are over all images"
+                )
     if config.seed >= 2**32:
         raise UserError(f"seed must be below 2**32, not {config.seed}")
     strategy = config.augment.strategy

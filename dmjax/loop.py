@@ -1,5 +1,6 @@
 """The condensing loop: chunks, cadences, resume, signals. The only code that talks to the outside while it runs."""
 
+import functools
 import math
 import time
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dmjax import artifacts, coreset, networks, optimizer, signals
+from dmjax import artifacts, coreset, memory, networks, optimizer, processes, signals
 from dmjax.artifacts import SyntheticSet
 from dmjax.checkpoint import Checkpoints
 from dmjax.config import Config
@@ -17,7 +18,7 @@ from dmjax.evaluate import evaluate
 from dmjax.metrics import Metrics
 from dmjax.parallel import ClassSharding
 from dmjax.progress import progress_bar
-from dmjax.step import CLASSES, DEVICES, init_state, make_chunk
+from dmjax.step import CLASSES, DEVICES, Chunks, State, init_state, make_chunk
 from dmjax.workdir import Workdir
 
 
@@ -35,8 +36,13 @@ class Result(NamedTuple):
     clock: Clock
 
 
-def run(config: Config, dataset: Dataset, workdir: Workdir) -> Result:
+def run(config: Config, dataset: Dataset, workdir: Workdir | None) -> Result:
     """Condenses, from the newest checkpoint if there is one, and writes metrics, pictures, checkpoints and the set.
+
+    Args:
+      config: What to do.
+      dataset: The real images.
+      workdir: Where to write; None in all processes but the first, which compute their classes only.
 
     Raises:
       NonFiniteLoss: naming the iteration; the last checkpoint is from before.
@@ -46,26 +52,35 @@ def run(config: Config, dataset: Dataset, workdir: Workdir) -> Result:
 
 
 class _Run:
-    def __init__(self, config: Config, dataset: Dataset, workdir: Workdir):
+    def __init__(self, config: Config, dataset: Dataset, workdir: Workdir | None):
         self.config, self.dataset, self.workdir = config, dataset, workdir
         self.sharding = ClassSharding(dataset.num_classes)
         axes = (CLASSES, DEVICES) if config.network.norm == "batch" else ()
         self.network = networks.create(config.network, dataset.num_classes, dataset.image_shape, axes)
         self.optimizer = optimizer.create(config.optimizer)
         root = jax.random.key(config.seed)
-        self.key = self.sharding.same(jax.random.fold_in(root, 1))
+        self.key = self.sharding.put_key(jax.random.fold_in(root, 1))
         first = jax.device_get(init_state(self.optimizer, _first_images(config, dataset, jax.random.fold_in(root, 0))))
-        self.about = workdir.describe(config, dataset)  # the first thing written: what cannot work has failed by now
-        self.checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint.keep)
-        restored = self.checkpoints.restore(first)
-        state, notes = restored or (first, {})
-        self.clock = Clock(**notes)
+        state, clock = processes.from_first(processes.together(lambda: self._open(first)))
+        self.clock = Clock(*(float(seconds) for seconds in clock))
         self.state = self.sharding.put_state(state)
         self.done = int(state.iteration)
-        self.metrics = Metrics(workdir.path, self.done)
+        self.chunks: Chunks | None = None
         self.programs: dict[int, Any] = {}
+
+    def _open(self, first: State) -> tuple[State, Clock]:
+        """Takes up the workdir: returns what the newest checkpoint holds, or the first state where there is none."""
+        if self.workdir is None:
+            return first, Clock()
+        # The first thing written: what cannot work has failed by now.
+        self.about = self.workdir.describe(self.config, self.dataset)
+        self.checkpoints = Checkpoints(self.workdir.checkpoints, self.config.checkpoint.keep)
+        restored = self.checkpoints.restore(first)
+        state, notes = restored or (first, {})
+        self.metrics = Metrics(self.workdir.path, int(state.iteration))
         if restored is None:
-            self._save()  # what can go wrong with the disk goes wrong now
+            self.checkpoints.save(first, Clock()._asdict())  # what can go wrong with the disk goes wrong now
+        return state, Clock(**notes)
 
     def to_end(self) -> Result:
         config = self.config
@@ -76,19 +91,20 @@ class _Run:
                 while self.done < config.iterations:
                     length = min(chunk_length(config), config.iterations - self.done)
                     program = self._program(length)
-                    signals.check()
+                    processes.check_signals()
                     loss = self._advance(program, length)
                     bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
                     bar.update(length)
-                    signals.check()
+                    processes.check_signals()
                     self._observe()
             return self._finish()
         except signals.Interrupted:
             self._save()
             raise
         finally:
-            self.metrics.close()
-            self.checkpoints.close()
+            if self.workdir is not None:
+                self.metrics.close()
+                self.checkpoints.close()
 
     def _program(self, length: int) -> Any:
         """Compiles the chunk of this length, once."""
@@ -96,12 +112,20 @@ class _Run:
             start = time.perf_counter()
             if not self.programs:
                 self.data = self.sharding.put_data(self.dataset.images, self.dataset.counts)
-            class_chunk = _class_chunk(self.config, self.sharding.per_device)
-            mean, std = self.dataset.mean, self.dataset.std
-            chunk = make_chunk(self.network, self.optimizer, self.config, mean, std, length, class_chunk)
-            self.programs[length] = self.sharding.compile(chunk, self.key, self.state, self.data)
+            if self.chunks is None:
+                limit = float(processes.from_all(memory.limit(self.config)).min())
+                compile = functools.partial(self._compile, length)
+                program, self.chunks = memory.choose(self.config, self.sharding.per_device, compile, limit)
+            else:
+                program = self._compile(length, self.chunks)
+            self.programs[length] = program
             self.clock = self.clock._replace(compile=self.clock.compile + time.perf_counter() - start)
         return self.programs[length]
+
+    def _compile(self, length: int, chunks: Chunks) -> Any:
+        mean, std = self.dataset.mean, self.dataset.std
+        program = make_chunk(self.network, self.optimizer, self.config, mean, std, length, chunks)
+        return self.sharding.compile(program, self.key, self.state, self.data)
 
     def _advance(self, program: Any, length: int) -> float:
         """Runs one chunk, records its losses, and saves where it is time to. Returns the mean loss."""
@@ -115,7 +139,8 @@ class _Run:
         self.done += length
         self.clock = self.clock._replace(condense=self.clock.condense + seconds)
         loss = float(losses.mean())
-        self.metrics.write(self.done, loss=loss, iterations_per_second=length / seconds)
+        if self.workdir is not None:
+            self.metrics.write(self.done, loss=loss, iterations_per_second=length / seconds)
         if self.done % self.config.checkpoint.every == 0 or self.done == self.config.iterations:
             self._save()
         return loss
@@ -123,32 +148,40 @@ class _Run:
     def _observe(self) -> None:
         """Pictures and evaluations that are due now and were not made before."""
         config, last = self.config, self.done == self.config.iterations
+        picture = last or self.done == 0 or _is_due(self.done, config.images_every)
+        accuracy = not last and self.done > 0 and _is_due(self.done, config.evaluation.every)
+        if not picture and not accuracy:
+            return
+        synthetic = self._synthetic()
+        if self.workdir is None:
+            return
         path = self.workdir.picture(self.done)
-        if not path.exists() and (last or _is_due(self.done, config.images_every) or self.done == 0):
-            synthetic = self._synthetic()
+        if picture and not path.exists():
             synthetic.save_picture(path)
             self.metrics.picture(self.done, np.asarray(synthetic.picture()))
-        due = self.done > 0 and not last and _is_due(self.done, config.evaluation.every)
-        if due and self.done not in self.metrics.evaluated:
-            accuracy = evaluate(self._synthetic(), self.dataset, seed=config.seed, progress=config.progress)
-            self.metrics.write(self.done, accuracy_mean=accuracy.mean, accuracy_std=accuracy.std)
+        if accuracy and self.done not in self.metrics.evaluated:
+            reached = evaluate(synthetic, self.dataset, seed=config.seed, progress=config.progress)
+            self.metrics.write(self.done, accuracy_mean=reached.mean, accuracy_std=reached.std)
 
     def _synthetic(self) -> SyntheticSet:
-        """The synthetic set as it is now, in pixels."""
+        """The synthetic set as it is now, in pixels; all processes call this together."""
         images = self.sharding.join(self.state.images)
-        metadata = {**self.about, "iterations": self.done}
+        metadata = {**self.about, "iterations": self.done} if self.workdir is not None else {}
         mean, std = self.dataset.mean, self.dataset.std
         return artifacts.from_pixels(images * std + mean, mean, std, self.dataset.class_names, metadata)
 
     def _save(self) -> None:
+        """Writes a checkpoint; all processes call this together."""
         state = self.sharding.get_state(self.state)
         if not np.isfinite(state.images).all():  # the loss of the last step was finite, its update was not
             raise _not_finite(f"the synthetic images are not finite after iteration {self.done}", self.config)
-        self.checkpoints.save(state, self.clock._asdict())
+        if self.workdir is not None:
+            self.checkpoints.save(state, self.clock._asdict())
 
     def _finish(self) -> Result:
         synthetic = self._synthetic()
-        synthetic.save(self.workdir.synthetic)
+        if self.workdir is not None:
+            synthetic.save(self.workdir.synthetic)
         return Result(synthetic, self.clock)
 
 
@@ -156,15 +189,6 @@ def chunk_length(config: Config) -> int:
     """The longest chunk, up to the configured one, that all cadences are multiples of: then one program serves all."""
     cadences = [config.checkpoint.every, config.images_every, config.evaluation.every]
     return min(math.gcd(config.chunk, *cadences), config.iterations)
-
-
-def _class_chunk(config: Config, per_device: int) -> int | None:
-    """The classes to compute at once; None for all, which batch norm needs since its statistics are over all."""
-    if config.network.norm == "batch":
-        return None
-    default = 1 if jax.default_backend() == "cpu" else per_device
-    chunk = config.class_chunk or default
-    return None if chunk >= per_device > 1 else chunk
 
 
 def _first_images(config: Config, dataset: Dataset, key: jax.Array) -> np.ndarray:

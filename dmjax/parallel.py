@@ -1,7 +1,8 @@
 """Classes over devices: the only file that knows how many devices there are.
 
 The class axis [C, ...] becomes [devices, C / devices, ...], padded with empty classes where it does not divide;
-`pmap` runs the same program on every share. One device is the same code.
+`pmap` runs the same program on every share. One device is the same code, and so are the devices of several processes,
+each of which holds the shares of its own devices only.
 """
 
 from collections.abc import Sequence
@@ -11,13 +12,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dmjax.step import DEVICES, Chunk, ClassData, State
+from dmjax import processes
+from dmjax.errors import UserError
+from dmjax.step import DEVICES, ClassData, Program, State
 
 _STATE_AXES = State(images=0, optimizer=0, iteration=None)
 
 
 class ClassSharding:
-    """Places C classes on the local devices, in contiguous shares.
+    """Places C classes on the devices of all processes, in contiguous shares.
 
     Attributes:
       num_classes: C.
@@ -26,7 +29,7 @@ class ClassSharding:
     """
 
     def __init__(self, num_classes: int, devices: Sequence[Any] | None = None):
-        devices = list(devices or jax.local_devices())[:num_classes]
+        devices = _spread(devices or jax.devices(), num_classes)
         self.num_classes = num_classes
         self.num_devices = len(devices)
         self.per_device = -(-num_classes // len(devices))
@@ -53,9 +56,13 @@ class ClassSharding:
         """The same value on every device."""
         return jax.device_put(tree, self._same)
 
+    def put_key(self, key: jax.Array) -> jax.Array:
+        """The bits of a key on every device, as `compile` wants them: typed keys cannot be placed on other hosts."""
+        return self.same(np.asarray(jax.random.key_data(key)))
+
     def join(self, tree: Any) -> Any:
         """Arrays [devices, C/devices, ...] -> host arrays [C, ...] without the padding."""
-        return jax.tree.map(lambda x: _merge(jax.device_get(x))[: self.num_classes], tree)
+        return jax.tree.map(lambda x: _merge(_on_host(x))[: self.num_classes], tree)
 
     def put_state(self, state: State) -> State:
         """Places a host state on the devices."""
@@ -65,28 +72,64 @@ class ClassSharding:
     def get_state(self, state: State) -> State:
         """The inverse of `put_state`; it does not depend on the number of devices."""
         images, optimizer = self.join((state.images, state.optimizer))
-        return State(images, optimizer, np.int32(jax.device_get(state.iteration)))
+        return State(images, optimizer, np.int32(_one(state.iteration)))
 
     def put_data(self, images: np.ndarray, counts: np.ndarray) -> ClassData:
         """Places the real images uint8 [C, N, H, W, D] of every class on the device that owns the class."""
         index = np.arange(self.num_classes, dtype=np.int32)
         return self.split(ClassData(images, np.asarray(counts, np.int32), index))
 
-    def compile(self, chunk: Chunk, key: jax.Array, state: State, data: ClassData) -> Chunk:
-        """Compiles a chunk for these devices; the state that is passed in is donated at every call."""
+    def compile(self, program: Program, key: jax.Array, state: State, data: ClassData) -> Any:
+        """Compiles a program for these devices; the state that is passed in is donated at every call.
+
+        Args:
+          program: Its losses are per class, [length, C]; the compiled program's are their sum [length], everywhere.
+          key: From `put_key`.
+          state: From `put_state`.
+          data: From `put_data`.
+        """
+
+        def share(key, state, data):
+            state, losses = program(jax.random.wrap_key_data(key), state, data)
+            return state, jax.lax.psum(losses.sum(axis=1), DEVICES)
+
         mapped = jax.pmap(
-            chunk,
+            share,
             axis_name=DEVICES,
             in_axes=(None, _STATE_AXES, 0),
-            out_axes=(_STATE_AXES, 0),
+            out_axes=(_STATE_AXES, None),
             devices=self.devices,
             donate_argnums=(1,),
         )
         return mapped.lower(key, state, data).compile()
 
     def losses(self, losses: jax.Array) -> np.ndarray:
-        """Per-class losses [devices, length, C/devices] -> float64 [length]: their sum over classes, divided by C."""
-        return np.asarray(jax.device_get(losses), np.float64).sum(axis=(0, 2)) / self.num_classes
+        """The losses [length] of a compiled program on the host: sums over classes, divided by C."""
+        return np.asarray(_one(losses), np.float64) / self.num_classes
+
+
+def _spread(devices: Sequence[Any], num_classes: int) -> list[Any]:
+    """At most one device a class, of every process one at least, and those of a process side by side."""
+    owners = [d.process_index for d in devices]
+    if len(set(owners)) > num_classes:
+        raise UserError(f"{len(set(owners))} processes are too many for {num_classes} classes: at most one a class")
+    turn = [owners[:i].count(owner) for i, owner in enumerate(owners)]
+    chosen = sorted(range(len(devices)), key=lambda i: (turn[i], owners[i]))[:num_classes]
+    return [devices[i] for i in sorted(chosen, key=lambda i: (owners[i], turn[i]))]
+
+
+def _on_host(array: jax.Array) -> np.ndarray:
+    """The whole array, also where parts of it are on the devices of other processes."""
+    if processes.count() == 1:
+        return jax.device_get(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def _one(array: jax.Array) -> np.ndarray:
+    """A value that is the same on all devices."""
+    return jax.device_get(array.addressable_data(0))
 
 
 def _merge(array: np.ndarray) -> np.ndarray:

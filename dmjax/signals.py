@@ -21,6 +21,11 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
+def received() -> int:
+    """The number of the signal that has come since the outermost `handled` began; 0 for none."""
+    return _received[0] if _received else 0
+
+
 def check() -> None:
     """Raises `Interrupted` if a signal has come since the outermost `handled` began."""
     if _received:

@@ -50,7 +50,21 @@ class ClassData(NamedTuple):
     index: Any
 
 
-Chunk = Callable[[jax.Array, State, ClassData], tuple[State, jax.Array]]
+class Chunks(NamedTuple):
+    """How much is computed at once, which bounds memory and changes nothing else; None for all.
+
+    Attributes:
+      classes: Classes.
+      real: Real images of a class.
+      synthetic: Synthetic images of a class.
+    """
+
+    classes: int | None = None
+    real: int | None = None
+    synthetic: int | None = None
+
+
+Program = Callable[[jax.Array, State, ClassData], tuple[State, jax.Array]]
 
 
 def init_state(optimizer: optax.GradientTransformation, images: np.ndarray) -> State:
@@ -65,15 +79,15 @@ def make_chunk(
     mean: np.ndarray,
     std: np.ndarray,
     length: int,
-    class_chunk: int | None,
-) -> Chunk:
+    chunks: Chunks,
+) -> Program:
     """Returns `(key, state, data) -> (state, losses)`: `length` steps in one program; losses float32 [length, C]."""
 
-    def chunk(key, state, data):
+    def run(key, state, data):
         return jax.lax.scan(lambda s, _: step(key, s, data), state, None, length=length)
 
-    step = make_step(network, optimizer, config, mean, std, class_chunk)
-    return chunk
+    step = make_step(network, optimizer, config, mean, std, chunks)
+    return run
 
 
 def make_step(
@@ -82,8 +96,8 @@ def make_step(
     config: Config,
     mean: np.ndarray,
     std: np.ndarray,
-    class_chunk: int | None,
-) -> Chunk:
+    chunks: Chunks,
+) -> Program:
     """Returns `(key, state, data) -> (state, losses [C])`: one iteration of Algorithm 1.
 
     Args:
@@ -92,7 +106,7 @@ def make_step(
       config: For the batch size and the augmentation.
       mean: [D], of pixels / 255.
       std: [D], of pixels / 255.
-      class_chunk: As in `map_classes`.
+      chunks: How much is computed at once.
     """
 
     def step(key, state, data):
@@ -103,7 +117,7 @@ def make_step(
             class_key = jax.random.fold_in(key, index)
             return class_loss_and_gradient(class_key, variables, images, real, count)
 
-        losses, gradients = map_classes(loss_and_gradient, class_chunk, state.images, *data)
+        losses, gradients = map_classes(loss_and_gradient, chunks.classes, state.images, *data)
         updates, optimizer_state = jax.vmap(optimizer.update)(gradients, state.optimizer, state.images)
         return State(optax.apply_updates(state.images, updates), optimizer_state, state.iteration + 1), losses
 
@@ -122,6 +136,8 @@ def make_step(
                 real_weights,
                 augment.apply(siamese, synthetic),
                 synthetic_weights,
+                chunks.real,
+                chunks.synthetic,
             )
 
         return jax.value_and_grad(loss)(synthetic)
@@ -129,14 +145,14 @@ def make_step(
     return step
 
 
-def map_classes(function: Callable, class_chunk: int | None, *args: Any) -> Any:
-    """Maps `function` over the leading class axis: `class_chunk` classes under `vmap`, one chunk after another.
+def map_classes(function: Callable, at_once: int | None, *args: Any) -> Any:
+    """Maps `function` over the leading class axis: `at_once` classes under `vmap`, one chunk after another.
 
     Only the chunk at hand has its activations in memory. None takes all classes at once, with the axis named, as
     batch norm over all classes needs it.
     """
-    if class_chunk is None:
+    if at_once is None:
         return jax.vmap(function, axis_name=CLASSES)(*args)
-    if class_chunk == 1:  # nothing to vectorise: plain convolutions are faster than vmapped ones on a CPU
+    if at_once == 1:  # nothing to vectorise: plain convolutions are faster than vmapped ones on a CPU
         return jax.lax.map(lambda a: function(*a), args)
-    return jax.lax.map(lambda a: function(*a), args, batch_size=class_chunk)
+    return jax.lax.map(lambda a: function(*a), args, batch_size=at_once)

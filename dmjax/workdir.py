@@ -11,7 +11,7 @@ from typing import Any
 
 from dmjax import config as configuration
 from dmjax import files
-from dmjax.config import Config
+from dmjax.config import Config, DistributedConfig
 from dmjax.data import Dataset
 from dmjax.errors import UserError
 
@@ -112,7 +112,8 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
 
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
-        "config": configuration.to_dict(dataclasses.replace(config, workdir=None)),  # the same wherever it is
+        # The same wherever it is, and however many processes there are.
+        "config": configuration.to_dict(dataclasses.replace(config, workdir=None, distributed=DistributedConfig())),
         "dataset": {
             "name": dataset.name,
             "num_classes": dataset.num_classes,
@@ -122,7 +123,7 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
             "fingerprint": dataset.fingerprint(),
         },
         "versions": {"dmjax": dmjax.__version__, "python": platform.python_version(), **versions},
-        "devices": [d.device_kind for d in jax.local_devices()],
+        "devices": [d.device_kind for d in jax.devices()],
         "backend": jax.default_backend(),
         "commit": _commit(),
     }

@@ -21,6 +21,7 @@ MEAN, STD = np.array([0.4], np.float32), np.array([0.3], np.float32)
 CONFIG = Config(
     ipc=2, batch_real=4, network=NetworkConfig(width=4, depth=2), augment=AugmentConfig("color_crop_scale_rotate")
 )
+ALL = step.Chunks()
 
 
 def data_of(rng, classes=3, n=6, counts=None):
@@ -34,21 +35,21 @@ def start_of(rng, classes=3, optim=None):
     return jax.device_get(step.init_state(optim or optimizer.create(CONFIG.optimizer), images))
 
 
-def make(config=CONFIG, class_chunk=None, axis_name=()):
+def make(config=CONFIG, chunks=ALL, axis_name=()):
     network = networks.create(config.network, 3, SHAPE, axis_name)
-    return network, jax.jit(step.make_step(network, optimizer.create(config.optimizer), config, MEAN, STD, class_chunk))
+    return network, jax.jit(step.make_step(network, optimizer.create(config.optimizer), config, MEAN, STD, chunks))
 
 
-def run_sharded(config, data, state, devices, length=3, chunks=1, class_chunk=None):
+def run_sharded(config, data, state, devices, length=3, times=1):
     axis_name = (step.CLASSES, step.DEVICES) if config.network.norm == "batch" else ()
     network = networks.create(config.network, len(data.count), SHAPE, axis_name)
     sharding = ClassSharding(len(data.count), jax.local_devices()[:devices])
-    chunk = step.make_chunk(network, optimizer.create(config.optimizer), config, MEAN, STD, length, class_chunk)
-    key, placed = sharding.same(jax.random.key(0)), sharding.put_data(data.images, data.count)
+    chunk = step.make_chunk(network, optimizer.create(config.optimizer), config, MEAN, STD, length, ALL)
+    key, placed = sharding.put_key(jax.random.key(0)), sharding.put_data(data.images, data.count)
     state = sharding.put_state(state)
     program = sharding.compile(chunk, key, state, placed)
     losses = []
-    for _ in range(chunks):
+    for _ in range(times):
         state, loss = program(key, state, placed)
         losses.append(sharding.losses(loss))
     return sharding.get_state(state), np.concatenate(losses)
@@ -161,11 +162,11 @@ def test_real_activations_are_not_stored(rng):
     assert ours < 0.1 * stored
 
 
-@pytest.mark.parametrize("class_chunk", [1, 2, 3])
-def test_chunks_of_classes_change_nothing(rng, class_chunk):
+@pytest.mark.parametrize("chunks", [(1,), (2,), (3,), (None, 4, None), (None, None, 1), (2, 3, 1), (1, 1, 1)])
+def test_chunks_of_classes_and_images_change_nothing(rng, chunks):
     data, state = data_of(rng), start_of(rng)
     whole, losses = make()[1](jax.random.key(0), state, data)
-    chunked, chunked_losses = make(class_chunk=class_chunk)[1](jax.random.key(0), state, data)
+    chunked, chunked_losses = make(chunks=step.Chunks(*chunks))[1](jax.random.key(0), state, data)
     np.testing.assert_allclose(chunked.images, whole.images, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(chunked_losses, losses, rtol=1e-5)
 
@@ -198,8 +199,8 @@ def test_after_warm_up_nothing_is_traced_and_nothing_is_copied(rng):
     sharding = ClassSharding(10)
     data, state = data_of(rng, classes=10), start_of(rng, classes=10)
     network = networks.create(CONFIG.network, 10, SHAPE)
-    chunk = step.make_chunk(network, optimizer.create(CONFIG.optimizer), CONFIG, MEAN, STD, 2, 1)
-    key, data = sharding.same(jax.random.key(0)), sharding.put_data(data.images, data.count)
+    chunk = step.make_chunk(network, optimizer.create(CONFIG.optimizer), CONFIG, MEAN, STD, 2, step.Chunks(1))
+    key, data = sharding.put_key(jax.random.key(0)), sharding.put_data(data.images, data.count)
     state = sharding.put_state(state)
     program = sharding.compile(chunk, key, state, data)
     with jax.no_tracing(), jax.transfer_guard("disallow"):
@@ -214,7 +215,7 @@ def test_after_warm_up_nothing_is_traced_and_nothing_is_copied(rng):
 def test_a_chunk_is_its_steps(rng):
     data, state = data_of(rng), start_of(rng)
     long, losses = run_sharded(CONFIG, data, state, 1, length=4)
-    short, short_losses = run_sharded(CONFIG, data, state, 1, length=2, chunks=2)
+    short, short_losses = run_sharded(CONFIG, data, state, 1, length=2, times=2)
     np.testing.assert_array_equal(long.images, short.images)
     np.testing.assert_array_equal(losses, short_losses)
 

@@ -21,6 +21,7 @@ class ConvNet(nn.Module):
       norm: A kind of `layers.Norm`.
       pooling: A kind of `layers.pool`.
       axis_name: Mapped axes that batch norm reduces over.
+      precision: A key of `layers.PRECISIONS`.
     """
 
     num_classes: int
@@ -30,17 +31,18 @@ class ConvNet(nn.Module):
     norm: str = "instance"
     pooling: str = "avg"
     axis_name: Sequence[str] = ()
+    precision: str = "float32"
 
     def setup(self):
-        self.classifier = Linear(self.num_classes)
+        self.classifier = Linear(self.num_classes, self.precision)
 
     @nn.compact
     def embed(self, x: jax.Array, train: bool = False, weights: jax.Array | None = None) -> jax.Array:
-        """Normalised images [n, H, W, D] -> features [n, F]; `weights` [n] are those of batch norm."""
+        """Images [n, H, W, D] -> features [n, F] in the precision's type; `weights` [n] are those of batch norm."""
         for block in range(self.depth):
             # One-channel images gain a border, so that 28 becomes 32.
             padding = 3 if block == 0 and x.shape[-1] == 1 else 1
-            x = Conv(self.width, padding=padding, name=f"conv{block}")(x)
+            x = Conv(self.width, padding=padding, precision=self.precision, name=f"conv{block}")(x)
             x = Norm(self.norm, self.axis_name, name=f"norm{block}")(x, train, weights)
             x = pool(ACTIVATIONS[self.activation](x), self.pooling)
         return x.reshape(x.shape[0], -1)
@@ -64,4 +66,5 @@ def create(config: NetworkConfig, num_classes: int, image_shape: Sequence[int], 
         )
     if config.norm == "group" and config.width % 4:
         raise UserError(f"network.norm group needs a width that 4 divides, not {config.width}")
-    return ConvNet(num_classes, config.width, depth, config.activation, config.norm, config.pooling, tuple(axis_name))
+    options = (config.activation, config.norm, config.pooling, tuple(axis_name), config.precision)
+    return ConvNet(num_classes, config.width, depth, *options)

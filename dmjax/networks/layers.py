@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,14 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": nn.sigmoid,
     "swish": nn.swish,
 }
+
+
+PRECISIONS: dict[str, tuple[Any, jax.lax.Precision]] = {
+    "float32": (jnp.float32, jax.lax.Precision.HIGHEST),
+    "tf32": (jnp.float32, jax.lax.Precision.HIGH),
+    "bfloat16": (jnp.bfloat16, jax.lax.Precision.DEFAULT),
+}
+"""What is computed with, by name: the type of activations, and how float32 products are formed on an accelerator."""
 
 
 def uniform(bound: float) -> nn.initializers.Initializer:
@@ -31,6 +40,7 @@ class Conv(nn.Module):
       padding: Zeros added on each side.
       stride: Step of the kernel.
       bias: Whether a bias is added.
+      precision: A key of `PRECISIONS`.
     """
 
     features: int
@@ -38,10 +48,12 @@ class Conv(nn.Module):
     padding: int = 1
     stride: int = 1
     bias: bool = True
+    precision: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = uniform(1 / math.sqrt(self.size * self.size * x.shape[-1]))
+        dtype, precision = PRECISIONS[self.precision]
         return nn.Conv(
             self.features,
             (self.size, self.size),
@@ -50,20 +62,32 @@ class Conv(nn.Module):
             use_bias=self.bias,
             kernel_init=init,
             bias_init=init,
+            dtype=dtype,
+            precision=precision,
             conv_general_dilated=conv_general_dilated,
             name="conv",
         )(x)
 
 
 class Linear(nn.Module):
-    """Dense layer whose weights and biases are U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    """Dense layer whose weights and biases are U(-1/sqrt(fan_in), 1/sqrt(fan_in)); float32 in and out.
+
+    Attributes:
+      features: Outputs.
+      precision: A key of `PRECISIONS`.
+    """
 
     features: int
+    precision: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = uniform(1 / math.sqrt(x.shape[-1]))
-        return nn.Dense(self.features, kernel_init=init, bias_init=init, name="dense")(x)
+        dtype, precision = PRECISIONS[self.precision]
+        dense = nn.Dense(
+            self.features, kernel_init=init, bias_init=init, dtype=dtype, precision=precision, name="dense"
+        )
+        return dense(x).astype(jnp.float32)
 
 
 class BatchNorm(nn.Module):
@@ -82,7 +106,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None) -> jax.Array:
-        features = x.shape[-1]
+        dtype, x, features = x.dtype, x.astype(jnp.float32), x.shape[-1]
         scale = self.param("scale", nn.initializers.ones_init(), (features,))
         bias = self.param("bias", nn.initializers.zeros_init(), (features,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
@@ -96,7 +120,7 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         inverse = jax.lax.rsqrt(var + 1e-5) * scale
-        return (x - _channels(mean, x)) * _channels(inverse, x) + _channels(bias, x)
+        return ((x - _channels(mean, x)) * _channels(inverse, x) + _channels(bias, x)).astype(dtype)
 
     def _statistics(self, x, weights):
         axes = tuple(range(x.ndim - 1))
@@ -132,13 +156,15 @@ class Norm(nn.Module):
     def __call__(self, x: jax.Array, train: bool, weights: jax.Array | None) -> jax.Array:
         if self.kind == "batch":
             return BatchNorm(self.axis_name, name="norm")(x, train, weights)
+        # Linen's reduce in float32 whatever the activations are in.
+        options: dict[str, Any] = {"epsilon": 1e-5, "dtype": x.dtype, "name": "norm"}
         if self.kind == "layer":
             axes = (-3, -2, -1)
-            return nn.LayerNorm(epsilon=1e-5, reduction_axes=axes, feature_axes=axes, name="norm")(x)
+            return nn.LayerNorm(reduction_axes=axes, feature_axes=axes, **options)(x)
         if self.kind == "instance":
-            return nn.GroupNorm(num_groups=None, group_size=1, epsilon=1e-5, name="norm")(x)
+            return nn.GroupNorm(num_groups=None, group_size=1, **options)(x)
         if self.kind == "group":
-            return nn.GroupNorm(num_groups=4, epsilon=1e-5, name="norm")(x)
+            return nn.GroupNorm(num_groups=4, **options)(x)
         return x
 
 

@@ -1,0 +1,102 @@
+"""How much to compute at once: chunks of classes and of images whose program fits in the memory of a device."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dmjax.config import Config
+from dmjax.errors import UserError
+from dmjax.step import Chunks
+
+_CPU_REAL_IMAGES = 16  # activations of so many stay in the cache; measured, see experiments/benchmark/NOTES.md
+_SLACK = 0.9  # of the memory: allocators lose some to fragments
+
+
+def choose(config: Config, per_device: int, compile: Callable[[Chunks], Any], limit: float) -> tuple[Any, Chunks]:
+    """Compiles with the preferred chunks, or with the largest ones that fit where those do not.
+
+    First fewer classes at once, then fewer images of one class, by halves; what the configuration fixes stays.
+
+    Args:
+      config: For `class_chunk`, `image_chunk` and `memory_gb`.
+      per_device: Classes of a device.
+      compile: Makes the program of some chunks.
+      limit: Bytes that a device has for it.
+
+    Returns:
+      The compiled program and its chunks.
+
+    Raises:
+      UserError: nothing fits.
+    """
+    chunks = preferred(config, per_device)
+    program = compile(chunks)
+    while (need := peak_bytes(program)) > limit:
+        smaller = _smaller(config, chunks, per_device, need / limit)
+        if smaller is None:
+            if "auto" not in (config.class_chunk, config.image_chunk) and config.memory_gb is None:
+                break  # all is as the user wants it, and the analysis is no proof
+            raise UserError(
+                f"{_shown(need)} per device are needed even with {chunks.classes or per_device} class(es) and "
+                f"{chunks.real or config.batch_real} image(s) at once, and {_shown(limit)} are there; "
+                "take more devices, a smaller --batch-real, or --data.image-size"
+            )
+        chunks = smaller
+        program = compile(chunks)
+    return program, chunks
+
+
+def preferred(config: Config, per_device: int) -> Chunks:
+    """The fastest chunks where memory is no question: on a CPU the cache decides, an accelerator wants all at once."""
+    cpu = jax.default_backend() == "cpu"
+    if config.network.norm == "batch":  # its statistics are over all classes and images
+        return Chunks()
+    classes: int | None = config.class_chunk if config.class_chunk != "auto" else (1 if cpu else None)
+    images: int | None = None if config.image_chunk == "auto" else config.image_chunk
+    real = _CPU_REAL_IMAGES if cpu and config.image_chunk == "auto" else images
+    return Chunks(None if classes is not None and classes >= per_device > 1 else classes, real, images)
+
+
+def _smaller(config: Config, chunks: Chunks, per_device: int, excess: float) -> Chunks | None:
+    """The next chunks to try when the program needs `excess` times what there is; None when there are none."""
+    if config.network.norm == "batch":
+        return None
+    classes = chunks.classes or per_device
+    if config.class_chunk == "auto" and classes > 1:
+        return chunks._replace(classes=max(1, min(classes // 2, int(classes / excess))))
+    real, synthetic = chunks.real or config.batch_real, chunks.synthetic or config.ipc
+    if config.image_chunk == "auto" and max(real, synthetic) > 1:
+        half = -(-max(real, synthetic) // 2)
+        return chunks._replace(classes=classes, real=min(real, half), synthetic=min(synthetic, half))
+    return None
+
+
+def peak_bytes(program: Any) -> int:
+    """What a compiled program needs on one device, by its own analysis: arguments, results and temporaries."""
+    analysis = program.memory_analysis()
+    held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return int(held + analysis.temp_size_in_bytes)
+
+
+def limit(config: Config) -> float:
+    """The bytes of a device that a run may use: as configured, or a little less than there are."""
+    return config.memory_gb * 1e9 if config.memory_gb else _SLACK * _device_bytes()
+
+
+def _device_bytes() -> float:
+    """The memory of one device: what its allocator may use, or this device's part of the host's memory."""
+    device = jax.local_devices()[0]
+    if limit := (device.memory_stats() or {}).get("bytes_limit"):
+        return float(limit)
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # where there is no such limit
+        host = min(host, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return host / jax.local_device_count()
+
+
+def _shown(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,169 @@
+"""The same algorithm in PyTorch, written as its users write it: the peer that `python -m dmjax.benchmark` times.
+
+    python -m dmjax.benchmark --case cifar10-ipc10 --peer torch
+
+Distribution matching class by class, with a fresh network at every step, Siamese augmentation and SGD; and the
+training that evaluates a set. A process of its own: it is started with a case as JSON, says `ready`, and answers every
+number of iterations that it reads from standard input with the seconds that they took. Only PyTorch is needed.
+"""
+
+import json
+import math
+import sys
+import time
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+GROUPS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+
+
+class ConvNet(nn.Module):
+    """Blocks of 3x3 convolution, instance norm, relu and 2x2 average pooling; images [n, D, H, W]."""
+
+    def __init__(self, channels, height, width, num_classes, features=128, depth=3):
+        super().__init__()
+        layers = []
+        for block in range(depth):
+            one_channel = block == 0 and channels == 1
+            height, width = height + 4 * one_channel, width + 4 * one_channel
+            layers += [
+                nn.Conv2d(channels, features, 3, padding=3 if one_channel else 1),
+                nn.GroupNorm(features, features),
+                nn.ReLU(inplace=True),
+                nn.AvgPool2d(2),
+            ]
+            channels, height, width = features, height // 2, width // 2
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels * height * width, num_classes)
+
+    def embed(self, x):
+        return self.features(x).flatten(1)
+
+    def forward(self, x):
+        return self.classifier(self.embed(x))
+
+
+def augment(x, group, u):
+    """Applies one group to images [n, D, H, W]; u [n or 1, 3] are uniform numbers, one row an image or one for all."""
+    n, _, height, width = x.shape
+    u = u.to(x.device)
+    zero, one = torch.zeros(len(u), device=x.device), torch.ones(len(u), device=x.device)
+    if group == "color":
+        brightness, saturation, contrast = (u[:, i].view(-1, 1, 1, 1) for i in range(3))
+        x = x + (brightness - 0.5)
+        mean = x.mean(1, keepdim=True)
+        x = (x - mean) * (2 * saturation) + mean
+        mean = x.mean((1, 2, 3), keepdim=True)
+        return (x - mean) * (contrast + 0.5) + mean
+    if group == "flip":
+        return torch.where((u[:, 0] < 0.5).view(-1, 1, 1, 1), x.flip(3), x)
+    if group in ("scale", "rotate"):
+        if group == "scale":
+            low, high = 1 / 1.2, 1.2
+            rows = [[low + (high - low) * u[:, 0], zero, zero], [zero, low + (high - low) * u[:, 1], zero]]
+        else:
+            angle = (u[:, 0] - 0.5) * 2 * 15 * math.pi / 180
+            rows = [[angle.cos(), -angle.sin(), zero], [angle.sin(), angle.cos(), zero]]
+        theta = torch.stack([torch.stack(row, 1) for row in rows], 1).expand(n, 2, 3)
+        return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=True), align_corners=True)
+    row, column = torch.arange(height, device=x.device).view(1, -1, 1), torch.arange(width, device=x.device)
+    if group == "crop":
+        reach = [int(side * 0.125 + 0.5) for side in (height, width)]
+        shift = [(u[:, i] * (2 * reach[i] + 1)).floor().long() - reach[i] for i in range(2)]
+        row = (row + shift[0].view(-1, 1, 1) + reach[0]).expand(n, height, width)
+        column = (column.view(1, 1, -1) + shift[1].view(-1, 1, 1) + reach[1]).expand(n, height, width)
+        padded = F.pad(x, (reach[1], reach[1], reach[0], reach[0])).permute(0, 2, 3, 1)
+        return padded[torch.arange(n, device=x.device).view(-1, 1, 1), row, column].permute(0, 3, 1, 2)
+    assert group == "cutout"
+    keep = one.view(-1, 1, 1)
+    start, side = [], [int(s * 0.5 + 0.5) for s in (height, width)]
+    for i, s in enumerate((height, width)):
+        start.append(((u[:, i] * (s + 1 - side[i] % 2)).floor() - side[i] // 2).view(-1, 1, 1))
+    inside_rows = (row >= start[0]) & (row < start[0] + side[0])
+    inside_columns = (column.view(1, 1, -1) >= start[1]) & (column.view(1, 1, -1) < start[1] + side[1])
+    return x * (keep - (inside_rows & inside_columns).float()).unsqueeze(1)
+
+
+def class_loss(network, real, synthetic, group, u):
+    """Squared distance between the mean embeddings of augmented real and synthetic images."""
+    with torch.no_grad():
+        target = network.embed(augment(real, group, u)).float().mean(0)
+    return ((target - network.embed(augment(synthetic, group, u)).float().mean(0)) ** 2).sum()
+
+
+def condense_loop(case, device):
+    """Returns `run(iterations)`: the loop of the paper's Algorithm 1 on random data."""
+    classes, ipc, images = case["num_classes"], case["ipc"], case["images_per_class"]
+    height, width, channels = case["image_shape"]
+    real = [torch.randint(0, 256, (images, channels, height, width), dtype=torch.uint8) for _ in range(classes)]
+    real = [r.to(device) for r in real]
+    synthetic = torch.randn(classes, ipc, channels, height, width, device=device, requires_grad=True)
+    optimizer = torch.optim.SGD([synthetic], lr=1.0, momentum=0.5)
+
+    def run(iterations):
+        for _ in range(iterations):
+            network = ConvNet(channels, height, width, classes, case["width"], case["depth"]).to(device)
+            for parameter in network.parameters():
+                parameter.requires_grad_(False)
+            loss = torch.zeros((), device=device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=case["precision"] == "bfloat16"):
+                for c in range(classes):
+                    chosen = torch.randperm(images, device=device)[: case["batch_real"]]
+                    batch = (real[c][chosen].float() / 255 - 0.5) / 0.25
+                    group = GROUPS[int(torch.randint(len(GROUPS), ()))]
+                    loss = loss + class_loss(network, batch, synthetic[c], group, torch.rand(1, 3))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return run
+
+
+def training_loop(case, device):
+    """Returns `run(steps)`: training of a network on the small set, with a new network at the start."""
+    classes, ipc = case["num_classes"], case["ipc"]
+    height, width, channels = case["image_shape"]
+    n, batch = classes * ipc, min(case["batch_size"], classes * ipc)
+    images = torch.randn(n, channels, height, width, device=device)
+    labels = torch.arange(classes, device=device).repeat_interleave(ipc)
+
+    def run(steps):
+        network = ConvNet(channels, height, width, classes, case["width"], case["depth"]).to(device)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        order = torch.zeros(0, dtype=torch.long)
+        for _ in range(steps):
+            if not len(order):
+                order = torch.randperm(n, device=device)
+            chosen, order = order[:batch], order[batch:]
+            group = GROUPS[int(torch.randint(len(GROUPS), ()))]
+            with torch.autocast(device.type, torch.bfloat16, enabled=case["precision"] == "bfloat16"):
+                logits = network(augment(images[chosen], group, torch.rand(len(chosen), 3)))
+                loss = F.cross_entropy(logits, labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return run
+
+
+def main():
+    case = json.loads(sys.argv[1])
+    device = torch.device("cuda" if torch.cuda.is_available() and case["backend"] != "cpu" else "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = case["precision"] == "tf32"
+    run = {"condense": condense_loop, "evaluate": training_loop}[case["kind"]](case, device)
+    run(1)
+    print(json.dumps({"torch": torch.__version__, "device": str(device)}), flush=True)
+    for line in sys.stdin:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run(int(line))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        print(time.perf_counter() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main()
