@@ -20,7 +20,8 @@ _PUBLIC = {
     "OptimizerConfig": "dmjax.config",
     "EvaluationConfig": "dmjax.config",
     "CheckpointConfig": "dmjax.config",
-    "load_config": "dmjax.config",
+    "DistributedConfig": "dmjax.config",
+    "load_config": "dmjax.experiment",
     "SyntheticSet": "dmjax.artifacts",
     "UserError": "dmjax.errors",
 }

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dmjax import cli, coreset, files, loop, processes, signals
-from dmjax import config as configuration
+from dmjax import cli, coreset, experiment, files, loop, processes, signals
 from dmjax.artifacts import SyntheticSet
 from dmjax.config import Config
 from dmjax.data import Dataset
@@ -32,7 +31,7 @@ def condense(config: Config) -> SyntheticSet:
       UserError: the input is at fault.
       KeyboardInterrupt: after a checkpoint was written.
     """
-    config = _joined(configuration.resolve(config))
+    config = _joined(experiment.resolve(config))
     with processes.watched(), _workdir(config) as workdir, signals.handled():
         return loop.run(config, _load(config), workdir).synthetic
 
@@ -58,12 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> None:
-    experiment, arguments = cli.take(arguments, "--config")
-    if experiment is None and not {"-h", "--help"} & set(arguments):
+    path, arguments = cli.take(arguments, "--config")
+    if path is None and not {"-h", "--help"} & set(arguments):
         raise UserError("name an experiment file, for example --config experiments/tiny.py")
-    default = configuration.load_config(experiment) if experiment else Config()
+    default = experiment.load_config(path) if path else Config()
     config = cli.parse(Config, default, arguments, "python -m dmjax.condense", f"{__doc__}")
-    config = _joined(configuration.resolve(config))
+    config = _joined(experiment.resolve(config))
     with processes.watched(), _workdir(config) as workdir:
         results = _finished(workdir) if workdir else None
         if processes.from_first(np.bool_(results is not None)):

@@ -1,21 +1,21 @@
 """Configuration: frozen dataclasses, all in one place; every field is also a command-line flag.
 
-An experiment file returns a `Config` from `get_config()`. The defaults are those of the paper (Zhao & Bilen,
-*Dataset Condensation with Distribution Matching*, section 3.1, and the authors' code where the paper is silent).
+An experiment file returns a `Config` from `get_config()`; `experiment.py` reads and checks it. The defaults are those
+of the paper (Zhao & Bilen, *Dataset Condensation with Distribution Matching*, section 3.1, and the authors' code
+where the paper is silent).
 """
 
 import dataclasses
-import math
-import runpy
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from dmjax.errors import UserError, near_misses
 
 T = typing.TypeVar("T")
-R = typing.TypeVar("R", "Config", "EvaluateConfig")
 
 AUGMENTATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
@@ -191,111 +191,48 @@ class EvaluateConfig:
     """Show progress bars when standard error is a terminal or a notebook."""
 
 
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """What to time, on random data."""
+
+    case: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """DATASET-ipcM (condensing) or evaluate-DATASET-ipcM (training on the result); repeat the flag for several."""
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    batch_real: int = 256
+    """Real images per class and iteration."""
+    class_chunk: int | Literal["auto"] = "auto"
+    """As for condensing."""
+    image_chunk: int | Literal["auto"] = "auto"
+    """As for condensing."""
+    memory_gb: float | None = None
+    """As for condensing."""
+    chunk: int | None = None
+    """Iterations per dispatch; by default 10, and 1 where an iteration takes long."""
+    devices: int | None = None
+    """How many of the devices to use; by default all."""
+    blocks: int = 5
+    """How often to measure; the median counts."""
+    seconds: float = 4.0
+    """How long one measurement takes, about."""
+    peer: str | None = None
+    """Also time a peer, in turn with ours: `torch`, or a Python file that speaks like it."""
+    profile: Path | None = None
+    """Write a profile of every case into this folder, and print where the time goes."""
+    scaling: tuple[int, ...] = ()
+    """Instead of timing: compile for these numbers of simulated devices and report what each of them does."""
+    plan: bool = False
+    """Instead of timing: compile only, and report the memory that is needed and the chunks that were chosen."""
+    json: Path | None = None
+    """Write everything to this file as well."""
+
+
 # Fields that may change between two starts of the same run: they say where and how it is shown, not what is computed.
 _NOT_PART_OF_THE_RUN = (
     *("workdir", "progress", "data.cache", "checkpoint.keep"),
     *("class_chunk", "image_chunk", "memory_gb"),
     *(f"distributed.{name}" for name in ("coordinator", "num_processes", "process_id", "timeout")),
 )
-
-
-def load_config(path: str | Path) -> Config:
-    """Reads an experiment file and returns what its `get_config()` returns, with `workdir` filled in.
-
-    Raises:
-      UserError: the file is missing, cannot be executed, or has no `get_config` that returns a `Config`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        beside = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        hint = near_misses(str(path), beside) if beside else f"there is no folder of experiments {str(path.parent)!r}"
-        raise UserError(f"no experiment file {str(path)!r}; {hint}")
-    try:
-        get_config = runpy.run_path(str(path)).get("get_config")
-        config = get_config() if callable(get_config) else None
-    except (Exception, SystemExit) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"experiment file {str(path)!r} does not run: {type(error).__name__}: {reason}") from error
-    if not isinstance(config, Config):
-        raise UserError(f"experiment file {str(path)!r} needs a function get_config() that returns a dmjax.Config")
-    validate(config)
-    if config.workdir is None:
-        config = dataclasses.replace(config, workdir=Path("runs") / path.stem)
-    return config
-
-
-def validate(config: Config | EvaluateConfig) -> None:
-    """Raises a `UserError` for values that cannot be right whatever the data are."""
-    at_least_one = ["evaluation.networks", "evaluation.epochs", "evaluation.batch_size", "evaluation.whole_epochs"]
-    at_least_one += ["network.width", "network.depth", "data.image_size"]
-    at_least_zero = ["evaluation.weight_decay"]
-    above_zero = ["evaluation.learning_rate"]
-    if isinstance(config, Config):
-        at_least_one += ["ipc", "iterations", "batch_real", "chunk", "class_chunk", "image_chunk"]
-        at_least_one += ["checkpoint.every", "checkpoint.keep"]
-        at_least_one += ["distributed.num_processes", "distributed.timeout"]
-        at_least_zero += ["evaluation.every", "images_every", "seed", "distributed.process_id"]
-        above_zero += ["optimizer.learning_rate", "memory_gb"]
-    else:
-        at_least_one += ["random_real"]
-        at_least_zero += ["seed"]
-    _check_types(config)
-    values = flatten(config)
-    numbers = values | dict(getattr(config, "optimizer", OptimizerConfig()).options)
-    for name, value in numbers.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{name} must be finite, not {value}")
-    if not 0 <= values["evaluation.momentum"] < 1:
-        raise UserError(f"evaluation.momentum must be at least 0 and below 1, not {values['evaluation.momentum']}")
-    for names, holds, rule in (
-        (at_least_one, lambda v: v >= 1, "at least 1"),
-        (at_least_zero, lambda v: v >= 0, "at least 0"),
-        (above_zero, lambda v: v > 0, "above 0"),
-    ):
-        for name in names:
-            if values[name] not in (None, "auto") and not holds(values[name]):
-                raise UserError(f"{name} must be {rule}, not {values[name]}")
-    if isinstance(config, Config) and config.network.norm == "batch":
-        for name in ("class_chunk", "image_chunk"):
-            if values[name] != "auto":
-                raise UserError(
-                    f"{name} cannot be {values[name]} with batch norm, whose statistics are over all images"
-                )
-    if config.seed >= 2**32:
-        raise UserError(f"seed must be below 2**32, not {config.seed}")
-    strategy = config.augment.strategy
-    for group in [] if strategy == "none" else strategy.split("_"):
-        if group not in AUGMENTATIONS:
-            hint = near_misses(group, [*AUGMENTATIONS, "none"])
-            raise UserError(f"augment.strategy: unknown group {group!r}; {hint}")
-
-
-def _check_types(config: Any, prefix: str = "") -> None:
-    """Flags have their types from the command line; experiment files may hold anything."""
-    for name, hint in typing.get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if isinstance(hint, type):
-            expected = (int, float) if hint is float else hint
-            if not isinstance(value, expected) or (isinstance(value, bool) and hint is not bool):
-                raise UserError(f"{prefix}{name} must be of type {hint.__name__}, not {value!r}")
-            if dataclasses.is_dataclass(hint):
-                _check_types(value, f"{prefix}{name}.")
-
-
-def resolve(config: R) -> R:
-    """Checks a configuration, and makes its data paths absolute so that it means the same from any folder."""
-
-    def absolute(path: Path | None) -> Path | None:
-        return None if path is None else Path(path).expanduser().absolute()
-
-    validate(config)
-    data = config.data
-    data = dataclasses.replace(
-        data, path=absolute(data.path), test_path=absolute(data.test_path), cache=absolute(data.cache)
-    )
-    if isinstance(config, Config) and config.workdir is not None:
-        config = dataclasses.replace(config, workdir=Path(config.workdir).expanduser())
-    return dataclasses.replace(config, data=data)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from dmjax import artifacts, cli, coreset, files, networks, training
+from dmjax import artifacts, cli, coreset, experiment, files, networks, training
 from dmjax import config as configuration
 from dmjax.artifacts import SyntheticSet
 from dmjax.config import AugmentConfig, Config, EvaluateConfig, NetworkConfig
@@ -72,7 +72,7 @@ def evaluate(
         recipe = dataclasses.replace(made_by.evaluation, **evaluation)
     except TypeError as error:
         raise UserError(f"evaluate: {error}") from None
-    configuration.validate(dataclasses.replace(made_by, evaluation=recipe))
+    experiment.validate(dataclasses.replace(made_by, evaluation=recipe))
     dataset = dataset or load_dataset(made_by.data, progress)
     _check_fits(synthetic, dataset)
     return _evaluate(
@@ -173,15 +173,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> None:
     path, arguments = cli.take(arguments, "--synthetic")
-    experiment, arguments = cli.take(arguments, "--config")
+    like, arguments = cli.take(arguments, "--config")
     synthetic, default = None, EvaluateConfig()
     if path is not None:
         synthetic = SyntheticSet.load(path)
         default = _like_run(_config_of(synthetic), Path(path))
-    if experiment is not None:
-        default = _like_run(configuration.load_config(experiment), default.synthetic)
+    if like is not None:
+        default = _like_run(experiment.load_config(like), default.synthetic)
     config = cli.parse(EvaluateConfig, default, arguments, "python -m dmjax.evaluate", f"{__doc__}")
-    config = configuration.resolve(config)
+    config = experiment.resolve(config)
     if (synthetic is None) == (config.random_real is None):
         raise UserError("give either --synthetic FILE.npz or --random-real IMAGES_PER_CLASS")
     dataset = load_dataset(config.data, config.progress)

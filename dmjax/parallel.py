@@ -64,6 +64,11 @@ class ClassSharding:
         """Arrays [devices, C/devices, ...] -> host arrays [C, ...] without the padding."""
         return jax.tree.map(lambda x: _merge(_on_host(x))[: self.num_classes], tree)
 
+    def share_shapes(self, tree: Any) -> Any:
+        """Shapes [C, ...] -> the shapes that `split` makes of them."""
+        lead = (self.num_devices, self.per_device)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype), tree)
+
     def put_state(self, state: State) -> State:
         """Places a host state on the devices."""
         images, optimizer = self.split((state.images, state.optimizer))

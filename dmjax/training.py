@@ -91,7 +91,7 @@ def train(
     batch = min(recipe.batch_size, n)
     per_epoch = -(-n // batch)
     total = epochs * per_epoch
-    length = max(1, min(total, _IMAGES_PER_DISPATCH // batch))
+    length = min(total, steps_per_dispatch(batch))
     drop = (epochs // 2 + 1) * per_epoch  # first step at the lower rate, after the middle epoch
     state = _start(network, key, examples, batch * per_epoch)
     for done in range(0, total, length):
@@ -100,6 +100,11 @@ def train(
         on_progress(min(length, total - done))
         signals.check()
     return state.variables
+
+
+def steps_per_dispatch(batch: int) -> int:
+    """Training steps of one program, for batches of this size."""
+    return max(1, _IMAGES_PER_DISPATCH // batch)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "padded"))

@@ -108,9 +108,6 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
     """Everything that a result depends on, as plain JSON values."""
     import jax
 
-    import dmjax
-
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
         # The same wherever it is, and however many processes there are.
         "config": configuration.to_dict(dataclasses.replace(config, workdir=None, distributed=DistributedConfig())),
@@ -122,11 +119,19 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
             "test_images": len(dataset.test_labels),
             "fingerprint": dataset.fingerprint(),
         },
-        "versions": {"dmjax": dmjax.__version__, "python": platform.python_version(), **versions},
+        "versions": versions(),
         "devices": [d.device_kind for d in jax.devices()],
         "backend": jax.default_backend(),
         "commit": _commit(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a result depends on."""
+    import dmjax
+
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"dmjax": dmjax.__version__, "python": platform.python_version(), **packages}
 
 
 def _commit() -> str | None:

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from dmjax import config as configuration
-from dmjax import load_config
+from dmjax import experiment, load_config
 from dmjax.config import Config, DataConfig
 from dmjax.errors import UserError
 
@@ -23,7 +23,7 @@ def test_all_named_experiments_are_there():
 def test_experiments_are_valid_and_say_how_to_run_them(name):
     path = ROOT / "experiments" / f"{name}.py"
     config = load_config(path)
-    configuration.validate(config)
+    experiment.validate(config)
     assert config.workdir == Path("runs") / name
     text = path.read_text()
     assert f"python -m dmjax.condense --config experiments/{name}.py" in text
@@ -71,4 +71,4 @@ def test_differences_name_fields_and_leave_out_what_is_not_part_of_the_run():
 )
 def test_impossible_values(changes, message):
     with pytest.raises(UserError, match=message):
-        configuration.validate(dataclasses.replace(Config(), **changes))
+        experiment.validate(dataclasses.replace(Config(), **changes))

@@ -1,0 +1,219 @@
+"""How fast it is here: milliseconds per iteration beside the machine's ceilings and beside a peer.
+
+    python -m dmjax.benchmark --case cifar10-ipc10 --case mnist-ipc1 --peer torch --json benchmark.json
+
+    python -m dmjax.benchmark --case evaluate-cifar10-ipc50 --peer torch
+
+    python -m dmjax.benchmark --case tiny_imagenet-ipc50 --plan --memory-gb 16
+
+    python -m dmjax.benchmark --case cifar10-ipc10 --scaling 1 2 4 8
+
+Data are random. Ours and the peer are timed in turn, in blocks; the median block counts, and its spread is shown.
+"""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmjax import cli, files, signals
+from dmjax.benchmark import cases, machine, peer, profile, programs
+from dmjax.benchmark.cases import Case
+from dmjax.config import BenchmarkConfig, EvaluationConfig
+from dmjax.errors import UserError
+
+_RECIPE = EvaluationConfig()
+_SLOW = 0.5  # seconds of an iteration from which a dispatch holds one only
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return cli.run(_main, arguments, when_interrupted="nothing was written")
+
+
+def _main(arguments: list[str]) -> None:
+    config = cli.parse(BenchmarkConfig, BenchmarkConfig(), arguments, "python -m dmjax.benchmark", f"{__doc__}")
+    _check(config)
+    chosen = [cases.parse(name) for name in config.case or ("cifar10-ipc10",)]
+    if config.peer is not None:
+        peer.find(config.peer)
+    if config.scaling or config.plan:
+        report = _scaling(config, chosen) if config.scaling else _plan(config, chosen)
+    else:
+        report = _timing(config, chosen)
+    if config.json is not None:
+        files.write_json(config.json, report)
+
+
+def _check(config: BenchmarkConfig) -> None:
+    for name in ("batch_real", "chunk", "devices", "blocks", "seconds", "memory_gb"):
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise UserError(f"{name} must be above 0, not {value}")
+    if min(config.scaling, default=1) < 1:
+        raise UserError(f"scaling must be numbers of devices, not {' '.join(map(str, config.scaling))}")
+
+
+def _timing(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
+    here = machine.describe()
+    ceilings = {
+        "matmul_flops": machine.matmul_flops(config.network.precision),
+        "copy_bytes_per_second": machine.copy_bytes(),
+    }
+    print(
+        f"{here['processor']} x {here['cpu_count']}, {here['backend']}: {', '.join(here['devices'])}; "
+        f"jax {here['versions']['jax']}, Python {here['versions']['python']}\n"
+        f"measured ceilings: matrix product {ceilings['matmul_flops'] / 1e9:,.0f} GFLOP/s "
+        f"({config.network.precision}), copy {ceilings['copy_bytes_per_second'] / 1e9:,.1f} GB/s\n"
+    )
+    rows = []
+    for case in chosen:
+        rows.append(_time(case, config, ceilings))
+        print(_describe(rows[-1]), flush=True)
+    return {"machine": {**here, **ceilings}, "precision": config.network.precision, "cases": rows}
+
+
+def _time(case: Case, config: BenchmarkConfig, ceilings: dict[str, float]) -> dict[str, Any]:
+    """Times one case, in turn with the peer."""
+    batch = min(_RECIPE.batch_size, case.num_classes * case.ipc)
+    network = programs.build_network(case, config)
+    flops, moved = cases.work(case, config.network, network.depth, config.batch_real, batch)
+    devices = min(config.devices or 1_000_000, len(machine.describe()["devices"])) if case.kind == "condense" else 1
+    compute, memory = flops / devices / ceilings["matmul_flops"], moved / devices / ceilings["copy_bytes_per_second"]
+    floor = max(compute, memory)
+    if case.kind == "condense":
+        program = programs.condensing(case, config, config.chunk or (1 if floor > _SLOW else 10))
+        iterations = 1
+    else:
+        program = programs.evaluating(case, config, _RECIPE)
+        iterations = program.notes["steps_per_dispatch"]
+    done, seconds, _ = program.run(iterations)  # the first one is not counted
+    iterations = max(done, round(config.seconds / (seconds / done)))
+    if case.kind == "evaluate":
+        iterations = min(iterations, cases.steps_per_network(case, _RECIPE.epochs, batch))
+    ours, theirs, hosts, about = [], [], [], None
+    with _peer(case, config, network.depth, batch) as other:
+        if other is not None:
+            about = other.about
+            other.run(1)
+        for _ in range(config.blocks):
+            signals.check()
+            done, seconds, host = program.run(iterations)
+            ours.append(1e3 * seconds / done)
+            hosts.append(1e3 * host / done)
+            if other is not None:
+                theirs.append(1e3 * other.run(done) / done)
+    if config.profile is not None:
+        _profile(config.profile / case.name, program, iterations)
+    milliseconds = float(np.median(ours))
+    row = {
+        "name": case.name,
+        "kind": case.kind,
+        "unit": "training step" if case.kind == "evaluate" else "iteration",
+        "ms_per_iteration": milliseconds,
+        "ms_blocks": ours,
+        "peer_ms_per_iteration": float(np.median(theirs)) if theirs else None,
+        "peer_ms_blocks": theirs,
+        "peer": about,
+        "ratio": float(np.median(np.divide(theirs, ours))) if theirs else None,
+        "floor_ms": 1e3 * floor,
+        "floor_compute_ms": 1e3 * compute,
+        "floor_memory_ms": 1e3 * memory,
+        "formula_flops": flops,
+        "achieved_flops": flops / milliseconds * 1e3,
+        "host_ms_per_iteration": float(np.median(hosts)),
+        **program.notes,
+    }
+    if case.kind == "condense":
+        row["achieved_xla_flops"] = row["xla_flops"] / milliseconds * 1e3
+        real = case.num_classes * min(config.batch_real, case.images_per_class)
+        row["real_images_per_second"] = real / milliseconds * 1e3
+    else:
+        steps = cases.steps_per_network(case, _RECIPE.epochs, batch)
+        row["seconds_per_network"] = steps * milliseconds / 1e3 + row["test_seconds"]
+        row["networks_per_minute"] = 60 / row["seconds_per_network"]
+        row["full_recipe_was_run"] = done >= steps
+    return row
+
+
+@contextlib.contextmanager
+def _peer(case: Case, config: BenchmarkConfig, depth: int, batch: int) -> Iterator[peer.Peer | None]:
+    if config.peer is None:
+        yield None
+        return
+    settings = {**case._asdict(), **dataclasses.asdict(config.network), "depth": depth, "batch_size": batch}
+    settings |= {"batch_real": config.batch_real, "backend": machine.describe()["backend"]}
+    with peer.started(peer.find(config.peer), settings) as other:
+        yield other
+
+
+def _profile(folder: Path, program: programs.Program, iterations: int) -> None:
+    with profile.traced(folder):
+        program.run(iterations)
+    print(f"profile of {iterations} in {folder} (open perfetto_trace.json.gz at ui.perfetto.dev); most of the time:")
+    for name, milliseconds, calls in profile.largest(folder):
+        print(f"  {milliseconds:10.1f} ms  {calls:6d} x  {name}")
+
+
+def _describe(row: dict[str, Any]) -> str:
+    """One case for the screen."""
+    spread = f"{min(row['ms_blocks']):,.2f} .. {max(row['ms_blocks']):,.2f}"
+    lines = [
+        f"{row['name']}: {row['ms_per_iteration']:,.2f} ms per {row['unit']} ({spread} over {len(row['ms_blocks'])} "
+        f"blocks), host {row['host_ms_per_iteration']:,.2f} ms, compiled in {row['compile_seconds']:.1f} s",
+        f"  floor {row['floor_ms']:,.2f} ms (arithmetic {row['floor_compute_ms']:,.2f}, memory "
+        f"{row['floor_memory_ms']:,.2f}): {row['ms_per_iteration'] / row['floor_ms']:.2f} x the floor, "
+        f"{row['achieved_flops'] / 1e9:,.0f} GFLOP/s by the formula"
+        + (f", {row['achieved_xla_flops'] / 1e9:,.0f} by XLA's count" if "xla_flops" in row else ""),
+    ]
+    if row["kind"] == "condense":
+        chunks = ", ".join(f"{name} {n or 'all'}" for name, n in row["chunks"].items())
+        lines.append(
+            f"  {row['real_images_per_second']:,.0f} real images/s, {row['peak_bytes'] / 1e9:.2f} GB per device, "
+            f"{row['devices']} device(s), at once: {chunks}"
+        )
+    else:
+        lines.append(
+            f"  {row['networks_per_minute']:.2f} networks per minute ({row['seconds_per_network']:.1f} s each, "
+            f"{_RECIPE.epochs} epochs and 10,000 test images"
+            + (")" if row["full_recipe_was_run"] else "; extrapolated from the measured steps)")
+        )
+    if row["ratio"] is not None:
+        lines.append(f"  peer {row['peer_ms_per_iteration']:,.2f} ms ({row['peer']}): {row['ratio']:.2f} x as fast")
+    return "\n".join(lines)
+
+
+def _plan(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
+    rows = [programs.plan(case, config) for case in chosen]
+    for row in rows:
+        chunks = ", ".join(f"{name} {n or 'all'}" for name, n in row["chunks"].items())
+        print(
+            f"{row['name']}: {row['peak_bytes'] / 1e9:.2f} GB per device, {row['real_image_bytes'] / 1e9:.2f} GB of it "
+            f"real images; at once: {chunks}"
+        )
+    return {"machine": machine.describe(), "plans": rows}
+
+
+def _scaling(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
+    machine.simulate(max(config.scaling))
+    print("classes grow with the devices (weak scaling); one device's share, by the compiled program's analysis")
+    rows = []
+    for case in chosen:
+        for n in config.scaling:
+            signals.check()
+            row = programs.share_cost(case._replace(num_classes=n * case.num_classes), config, n)
+            rows.append({"name": case.name, **row})
+            print(
+                f"{case.name}: {n:3d} devices, {row['classes']:4d} classes: "
+                f"{row['flops_per_device'] / 1e9:,.1f} GFLOP, {row['bytes_per_device'] / 1e9:,.2f} GB moved, collectives {row['collectives'] or 'none'}",
+                flush=True,
+            )
+    return {"machine": machine.describe(), "scaling": rows}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

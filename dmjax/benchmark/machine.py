@@ -1,0 +1,82 @@
+"""The machine: what it is, and the two ceilings that are measured before anything else."""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dmjax.networks.layers import PRECISIONS
+from dmjax.workdir import versions
+
+
+def describe() -> dict[str, Any]:
+    """Hardware and versions, as plain JSON values."""
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "backend": jax.default_backend(),
+        "devices": [d.device_kind for d in jax.devices()],
+        "versions": versions(),
+    }
+
+
+def simulate(num_devices: int) -> None:
+    """Makes one CPU look like several devices; nothing may have been computed before."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", num_devices)
+
+
+def matmul_flops(precision: str) -> float:
+    """Operations per second of the matrix product that the second convolution of CIFAR-10's ConvNet amounts to."""
+    rows, inner, columns = 256 * 16 * 16, 9 * 128, 128
+    if jax.default_backend() != "cpu":
+        rows *= 8  # fill the chip
+    dtype, lax_precision = PRECISIONS[precision]
+    a, b = _random((rows, inner), dtype), _random((inner, columns), dtype)
+    product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=lax_precision))
+    return 2 * rows * inner * columns / _seconds(lambda: product(a, b))
+
+
+def copy_bytes() -> float:
+    """Bytes per second, read and written, of adding one to an array that no cache holds."""
+    size = 2**28 if jax.default_backend() == "cpu" else 2**30
+    array = jnp.ones((size // 4,), jnp.float32)
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+    box = [array]
+
+    def step():
+        box[0] = add(box[0])
+        return box[0]
+
+    return 2 * size / _seconds(step)
+
+
+def _random(shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return jax.jit(lambda: jax.random.normal(jax.random.key(0), shape).astype(dtype))()
+
+
+def _seconds(function: Callable[[], jax.Array], repeats: int = 10, calls: int = 5) -> float:
+    """Median seconds of a call; several calls are in flight, so that the host does not count."""
+    jax.block_until_ready(function())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(calls):
+            result = function()
+        jax.block_until_ready(result)
+        times.append((time.perf_counter() - start) / calls)
+    return float(np.median(times))
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,112 @@
+"""Experiments: reading their files, and checking that a configuration can be right whatever the data are."""
+
+import dataclasses
+import math
+import runpy
+import typing
+from pathlib import Path
+from typing import Any
+
+from dmjax.config import AUGMENTATIONS, Config, EvaluateConfig, OptimizerConfig, flatten
+from dmjax.errors import UserError, near_misses
+
+R = typing.TypeVar("R", Config, EvaluateConfig)
+
+
+def load_config(path: str | Path) -> Config:
+    """Reads an experiment file and returns what its `get_config()` returns, with `workdir` filled in.
+
+    Raises:
+      UserError: the file is missing, cannot be executed, or has no `get_config` that returns a `Config`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        beside = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        hint = near_misses(str(path), beside) if beside else f"there is no folder of experiments {str(path.parent)!r}"
+        raise UserError(f"no experiment file {str(path)!r}; {hint}")
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config() if callable(get_config) else None
+    except (Exception, SystemExit) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"experiment file {str(path)!r} does not run: {type(error).__name__}: {reason}") from error
+    if not isinstance(config, Config):
+        raise UserError(f"experiment file {str(path)!r} needs a function get_config() that returns a dmjax.Config")
+    validate(config)
+    if config.workdir is None:
+        config = dataclasses.replace(config, workdir=Path("runs") / path.stem)
+    return config
+
+
+def validate(config: Config | EvaluateConfig) -> None:
+    """Raises a `UserError` for values that cannot be right whatever the data are."""
+    at_least_one = ["evaluation.networks", "evaluation.epochs", "evaluation.batch_size", "evaluation.whole_epochs"]
+    at_least_one += ["network.width", "network.depth", "data.image_size"]
+    at_least_zero = ["evaluation.weight_decay"]
+    above_zero = ["evaluation.learning_rate"]
+    if isinstance(config, Config):
+        at_least_one += ["ipc", "iterations", "batch_real", "chunk", "class_chunk", "image_chunk"]
+        at_least_one += ["checkpoint.every", "checkpoint.keep"]
+        at_least_one += ["distributed.num_processes", "distributed.timeout"]
+        at_least_zero += ["evaluation.every", "images_every", "seed", "distributed.process_id"]
+        above_zero += ["optimizer.learning_rate", "memory_gb"]
+    else:
+        at_least_one += ["random_real"]
+        at_least_zero += ["seed"]
+    _check_types(config)
+    values = flatten(config)
+    numbers = values | dict(getattr(config, "optimizer", OptimizerConfig()).options)
+    for name, value in numbers.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name} must be finite, not {value}")
+    if not 0 <= values["evaluation.momentum"] < 1:
+        raise UserError(f"evaluation.momentum must be at least 0 and below 1, not {values['evaluation.momentum']}")
+    for names, holds, rule in (
+        (at_least_one, lambda v: v >= 1, "at least 1"),
+        (at_least_zero, lambda v: v >= 0, "at least 0"),
+        (above_zero, lambda v: v > 0, "above 0"),
+    ):
+        for name in names:
+            if values[name] not in (None, "auto") and not holds(values[name]):
+                raise UserError(f"{name} must be {rule}, not {values[name]}")
+    if isinstance(config, Config) and config.network.norm == "batch":
+        for name in ("class_chunk", "image_chunk"):
+            if values[name] != "auto":
+                raise UserError(
+                    f"{name} cannot be {values[name]} with batch norm, whose statistics are over all images"
+                )
+    if config.seed >= 2**32:
+        raise UserError(f"seed must be below 2**32, not {config.seed}")
+    strategy = config.augment.strategy
+    for group in [] if strategy == "none" else strategy.split("_"):
+        if group not in AUGMENTATIONS:
+            hint = near_misses(group, [*AUGMENTATIONS, "none"])
+            raise UserError(f"augment.strategy: unknown group {group!r}; {hint}")
+
+
+def _check_types(config: Any, prefix: str = "") -> None:
+    """Flags have their types from the command line; experiment files may hold anything."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if isinstance(hint, type):
+            expected = (int, float) if hint is float else hint
+            if not isinstance(value, expected) or (isinstance(value, bool) and hint is not bool):
+                raise UserError(f"{prefix}{name} must be of type {hint.__name__}, not {value!r}")
+            if dataclasses.is_dataclass(hint):
+                _check_types(value, f"{prefix}{name}.")
+
+
+def resolve(config: R) -> R:
+    """Checks a configuration, and makes its data paths absolute so that it means the same from any folder."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else Path(path).expanduser().absolute()
+
+    validate(config)
+    data = config.data
+    data = dataclasses.replace(
+        data, path=absolute(data.path), test_path=absolute(data.test_path), cache=absolute(data.cache)
+    )
+    if isinstance(config, Config) and config.workdir is not None:
+        config = dataclasses.replace(config, workdir=Path(config.workdir).expanduser())
+    return dataclasses.replace(config, data=data)
