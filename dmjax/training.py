@@ -21,6 +21,7 @@ from dmjax.data import normalize
 # Images per dispatch: long enough to hide the host, short enough for progress and signals on a slow machine.
 _IMAGES_PER_DISPATCH = 4096
 _TEST_BATCH = 256
+_CPU_IMAGES_AT_ONCE = 16
 
 
 class Recipe(NamedTuple):
@@ -142,19 +143,35 @@ def _step(network, recipe, batch, state, key, examples, drop):
     draws = augment.sample_each(jax.random.fold_in(augment_key, state.step), recipe.augment, images.shape[1:], batch)
     images = augment.apply_each(draws, images)
 
-    def loss(params):
+    def loss(params, images, labels, weights):
         variables = {**state.variables, "params": params}
         logits, new = network.apply(variables, images, train=True, weights=weights, mutable=["batch_stats"])
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels[chosen])
-        return (losses * weights).sum() / weights.sum(), new
+        return (optax.softmax_cross_entropy_with_integer_labels(logits, labels) * weights).sum(), new
 
-    gradients, new_variables = jax.grad(loss, has_aux=True)(state.variables["params"])
     params = state.variables["params"]
+    batch_args = images, examples.labels[chosen], weights / weights.sum()
+    gradients, new_variables = _gradient(
+        jax.grad(loss, has_aux=True), params, batch_args, "batch_stats" in state.variables
+    )
     kept = jnp.where(state.step == drop, 0.0, recipe.momentum)
     rate = jnp.where(state.step >= drop, 0.1, 1.0) * recipe.learning_rate
     momentum = jax.tree.map(lambda m, g, p: kept * m + g + recipe.weight_decay * p, state.momentum, gradients, params)
     params = jax.tree.map(lambda p, m: p - rate * m, params, momentum)
     return TrainState({**new_variables, "params": params}, momentum, order, state.step + 1)
+
+
+def _gradient(gradient, params, batch, whole):
+    """Gradient of a sum over a batch. On a CPU a few images at a time, whose activations stay in the cache."""
+    n, at_once = len(batch[0]), _CPU_IMAGES_AT_ONCE
+    if whole or jax.default_backend() != "cpu" or n % at_once or n == at_once:
+        return gradient(params, *batch)
+
+    def body(total, part):
+        more, new = gradient(params, *part)
+        return jax.tree.map(jnp.add, total, more), new
+
+    parts = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), batch)
+    return jax.lax.scan(body, jax.tree.map(jnp.zeros_like, params), parts)
 
 
 def test_examples(images: np.ndarray, labels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Examples:

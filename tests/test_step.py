@@ -249,3 +249,24 @@ def test_any_optax_optimizer(rng):
         optimizer.create(OptimizerConfig("adan_"))
     with pytest.raises(UserError, match="no option 'momentum'"):
         optimizer.create(OptimizerConfig("adam"))
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "layer", "group"])
+@pytest.mark.parametrize(("precision", "bound"), [("tf32", 1e-6), ("bfloat16", 0.05)])
+def test_precision_bounds_the_change_of_the_loss(rng, norm, precision, bound):
+    """On a CPU tf32 is float32; bfloat16 has 8 bits, and its means are taken in float32."""
+    data, state = data_of(rng), start_of(rng)
+
+    def step_in(precision):
+        network = NetworkConfig(width=16, depth=2, norm=norm, precision=precision)
+        return make(dataclasses.replace(CONFIG, network=network), axis_name=("classes",) if norm == "batch" else ())[1](
+            jax.random.key(0), state, data
+        )
+
+    (after, losses), (exact_after, exact) = step_in(precision), step_in("float32")
+    np.testing.assert_allclose(losses, exact, rtol=bound)
+    assert after.images.dtype == np.float32
+    assert (
+        np.abs(after.images - exact_after.images).max() <= 10 * bound * np.abs(exact_after.images - state.images).max()
+    )
+    assert (precision == "bfloat16") == bool((losses != exact).any())  # and it does compute in it

@@ -208,8 +208,8 @@ def _scaling(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
             row = programs.share_cost(case._replace(num_classes=n * case.num_classes), config, n)
             rows.append({"name": case.name, **row})
             print(
-                f"{case.name}: {n:3d} devices, {row['classes']:4d} classes: "
-                f"{row['flops_per_device'] / 1e9:,.1f} GFLOP, {row['bytes_per_device'] / 1e9:,.2f} GB moved, collectives {row['collectives'] or 'none'}",
+                f"{case.name}: {n} devices, {row['classes']} classes: {row['flops_per_device'] / 1e9:,.1f} GFLOP, "
+                f"{row['bytes_per_device'] / 1e9:,.2f} GB, collectives {row['collectives'] or 'none'}",
                 flush=True,
             )
     return {"machine": machine.describe(), "scaling": rows}

@@ -1,0 +1,116 @@
+"""The benchmark: what it counts, the peer that it compares with, and its report."""
+
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from dmjax import augment, networks
+from dmjax.benchmark import cases
+from dmjax.config import AUGMENTATIONS, AugmentConfig, NetworkConfig
+from dmjax.errors import UserError
+from dmjax.objectives import distribution
+
+CIFAR10 = cases.parse("cifar10-ipc50")
+
+
+def test_work_is_that_of_the_literature():
+    assert cases.forward_flops(NetworkConfig(), 3, (32, 32, 3)) == pytest.approx(101.5e6, rel=1e-3)
+    assert 2 * cases.activations(NetworkConfig(), 3, (32, 32, 3)) == pytest.approx(0.344e6, rel=1e-3)
+    flops, moved = cases.work(CIFAR10, NetworkConfig(), 3, 256, 256)
+    assert flops == pytest.approx(412e9, rel=2e-3)
+    assert cases.work(cases.parse("cifar10-ipc10"), NetworkConfig(), 3, 256, 256)[0] == pytest.approx(290e9, rel=2e-3)
+    assert cases.work(CIFAR10, NetworkConfig(precision="bfloat16"), 3, 256, 256)[1] == moved / 2
+
+
+def test_cases_have_names_and_near_misses():
+    assert (CIFAR10.kind, CIFAR10.ipc, CIFAR10.num_classes) == ("condense", 50, 10)
+    assert cases.parse("evaluate-mnist-ipc1").kind == "evaluate"
+    assert cases.steps_per_network(CIFAR10, 1000, 256) == 2000
+    with pytest.raises(UserError, match="did you mean 'cifar10'"):
+        cases.parse("cifar-ipc10")
+    with pytest.raises(UserError, match="not of the form"):
+        cases.parse("cifar10")
+
+
+@pytest.mark.parametrize("group", AUGMENTATIONS)
+@pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1)])
+def test_the_peer_computes_the_same_loss(torch, rng, group, shape):
+    """The same images, parameters and draws through our objective and through the peer's."""
+    path = ROOT / "experiments" / "benchmark" / "torch_peer.py"
+    spec = importlib.util.spec_from_file_location("torch_peer", path)
+    peer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(peer)
+    network = networks.create(NetworkConfig(width=8, depth=3), 10, shape)
+    variables = jax.jit(lambda: networks.init(network, jax.random.key(0), shape))()
+    real, synthetic = (rng.normal(size=(n, *shape)).astype(np.float32) for n in (5, 2))
+    u = rng.uniform(size=3).astype(np.float32)
+    index = np.int32(AUGMENTATIONS.index(group))
+    siamese = augment.parameters(index, u, AugmentConfig(), shape)
+    ours = distribution.class_loss(
+        lambda images, weights: networks.embed(network, variables, images, weights),
+        augment.apply(siamese, real),
+        np.ones(5, np.float32),
+        augment.apply(siamese, synthetic),
+        np.ones(2, np.float32),
+    )
+    twin = peer.ConvNet(shape[2], shape[0], shape[1], 10, features=8, depth=3)
+    convolutions = [layer for layer in twin.features if isinstance(layer, torch.nn.Conv2d)]
+    for i, layer in enumerate(convolutions):
+        parameters = variables["params"][f"conv{i}"]["conv"]
+        layer.weight.data = torch.tensor(np.asarray(parameters["kernel"])).permute(3, 2, 0, 1)
+        layer.bias.data = torch.tensor(np.asarray(parameters["bias"]))
+    images = (torch.tensor(x).permute(0, 3, 1, 2) for x in (real, synthetic))
+    theirs = peer.class_loss(twin, *images, group, torch.tensor(u)[None])
+    np.testing.assert_allclose(float(ours), theirs.item(), rtol=1e-4)
+
+
+def test_a_report_holds_what_is_promised(run_command, tmp_path, torch):
+    path = tmp_path / "report.json"
+    options = ["--network.width", "4", "--batch-real", "8", "--blocks", "2", "--seconds", "0.05"]
+    done = run_command(
+        *("dmjax.benchmark", "--case", "tiny-ipc1", "--case", "evaluate-tiny-ipc1", "--peer", "torch"),
+        *options,
+        *("--json", path),
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(path.read_text())
+    assert report["machine"]["matmul_flops"] > 0
+    condense, evaluate = report["cases"]
+    for row in (condense, evaluate):
+        assert row["ms_per_iteration"] > 0
+        assert row["ratio"] > 0
+        assert row["floor_ms"] > 0
+        assert row["compile_seconds"] > 0
+    assert condense["peak_bytes"] > 10 * 146 * 64  # the real images at least
+    assert evaluate["networks_per_minute"] > 0
+    assert "floor" in done.stdout
+
+
+def test_weak_scaling_gives_each_device_the_same(run_command, tmp_path):
+    for norm, collectives in (("instance", 1), ("batch", 2)):
+        path = tmp_path / f"{norm}.json"
+        done = run_command(
+            *("dmjax.benchmark", "--case", "tiny-ipc1", "--scaling", "1", "2", "--network.width", "4"),
+            *("--batch-real", "4", "--network.norm", norm, "--json", path),
+        )
+        assert done.returncode == 0, done.stderr
+        one, two = json.loads(path.read_text())["scaling"]
+        assert two["classes"] == 2 * one["classes"]
+        assert two["flops_per_device"] == pytest.approx(one["flops_per_device"], rel=0.02)
+        assert (two["collectives"].get("all-reduce", 0) > 1) == (collectives > 1)  # one sums the losses
+
+
+def test_bad_benchmarks_are_one_line(run_command):
+    for arguments, message in (
+        (["--case", "cifar11-ipc1"], "did you mean"),
+        (["--peer", "nobody.py"], "no peer"),
+        (["--blocks", "0"], "blocks must be above 0"),
+    ):
+        done = run_command("dmjax.benchmark", *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
