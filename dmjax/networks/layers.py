@@ -158,13 +158,14 @@ class Norm(nn.Module):
             return BatchNorm(self.axis_name, name="norm")(x, train, weights)
         # Linen's reduce in float32 whatever the activations are in.
         options: dict[str, Any] = {"epsilon": 1e-5, "dtype": x.dtype, "name": "norm"}
-        if self.kind == "layer":
-            axes = (-3, -2, -1)
-            return nn.LayerNorm(reduction_axes=axes, feature_axes=axes, **options)(x)
-        if self.kind == "instance":
-            return nn.GroupNorm(num_groups=None, group_size=1, **options)(x)
-        if self.kind == "group":
-            return nn.GroupNorm(num_groups=4, **options)(x)
+        with jax.numpy_dtype_promotion("standard"):  # and mix types while they do
+            if self.kind == "layer":
+                axes = (-3, -2, -1)
+                return nn.LayerNorm(reduction_axes=axes, feature_axes=axes, **options)(x)
+            if self.kind == "instance":
+                return nn.GroupNorm(num_groups=None, group_size=1, **options)(x)
+            if self.kind == "group":
+                return nn.GroupNorm(num_groups=4, **options)(x)
         return x
 
 

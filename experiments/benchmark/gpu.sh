@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Everything that is to be measured on an NVIDIA GPU, in one command and well within ten minutes:
+#
+#     experiments/benchmark/gpu.sh [FOLDER]
+#
+# writes FOLDER/{float32,tf32,bfloat16}.json and prints the tables (default folder: runs/benchmark). Targets on an H200:
+# cifar10-ipc50 at most 3 ms per iteration and 20 times the peer; 20 networks evaluated in at most a minute.
+# CASES, PRECISIONS and OPTIONS may be set to try it elsewhere, for example on a CPU:
+#
+#     CASES="tiny-ipc1" PRECISIONS=float32 OPTIONS="--network.width 8 --seconds 0.2" experiments/benchmark/gpu.sh
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+out=${1:-runs/benchmark}
+mkdir -p "$out"
+cases=${CASES:-cifar10-ipc10 cifar10-ipc50 mnist-ipc1 evaluate-cifar10-ipc50}
+flags=()
+for case in $cases; do flags+=(--case "$case"); done
+for precision in ${PRECISIONS:-bfloat16 tf32 float32}; do
+  # shellcheck disable=SC2086
+  python3 -m dmjax.benchmark "${flags[@]}" --network.precision "$precision" --peer torch --json "$out/$precision.json" ${OPTIONS:-}
+done
