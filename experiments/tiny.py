@@ -21,4 +21,5 @@ def get_config() -> Config:
         batch_real=64,
         chunk=25,
         images_every=250,
+        image_chunk=64,  # images of 8x8 stay in the cache by themselves
     )
