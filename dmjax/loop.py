@@ -115,7 +115,8 @@ class _Run:
             if self.chunks is None:
                 limit = float(processes.from_all(memory.limit(self.config)).min())
                 compile = functools.partial(self._compile, length)
-                program, self.chunks = memory.choose(self.config, self.sharding.per_device, compile, limit)
+                shape, per_device = self.dataset.image_shape, self.sharding.per_device
+                program, self.chunks = memory.choose(self.config, shape, per_device, compile, limit)
             else:
                 program = self._compile(length, self.chunks)
             self.programs[length] = program

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,25 @@ from dmjax.config import Config
 from dmjax.errors import UserError
 from dmjax.step import Chunks
 
-_CPU_REAL_IMAGES = 16  # activations of so many stay in the cache; measured, see experiments/benchmark/NOTES.md
+# Of so many, 16 images of 32x32, the activations stay in the cache; measured, see experiments/benchmark/NOTES.md.
+_CPU_PIXELS = 2**14
 _SLACK = 0.9  # of the memory: allocators lose some to fragments
 
 
-def choose(config: Config, per_device: int, compile: Callable[[Chunks], Any], limit: float) -> tuple[Any, Chunks]:
+def choose(
+    config: Config,
+    image_shape: Sequence[int],
+    per_device: int,
+    compile: Callable[[Chunks], Any],
+    limit: float,
+) -> tuple[Any, Chunks]:
     """Compiles with the preferred chunks, or with the largest ones that fit where those do not.
 
     First fewer classes at once, then fewer images of one class, by halves; what the configuration fixes stays.
 
     Args:
       config: For `class_chunk`, `image_chunk` and `memory_gb`.
+      image_shape: (H, W, D).
       per_device: Classes of a device.
       compile: Makes the program of some chunks.
       limit: Bytes that a device has for it.
@@ -33,7 +41,7 @@ def choose(config: Config, per_device: int, compile: Callable[[Chunks], Any], li
     Raises:
       UserError: nothing fits.
     """
-    chunks = preferred(config, per_device)
+    chunks = preferred(config, image_shape, per_device)
     program = compile(chunks)
     while (need := peak_bytes(program)) > limit:
         smaller = _smaller(config, chunks, per_device, need / limit)
@@ -50,14 +58,15 @@ def choose(config: Config, per_device: int, compile: Callable[[Chunks], Any], li
     return program, chunks
 
 
-def preferred(config: Config, per_device: int) -> Chunks:
+def preferred(config: Config, image_shape: Sequence[int], per_device: int) -> Chunks:
     """The fastest chunks where memory is no question: on a CPU the cache decides, an accelerator wants all at once."""
     cpu = jax.default_backend() == "cpu"
     if config.network.norm == "batch":  # its statistics are over all classes and images
         return Chunks()
     classes: int | None = config.class_chunk if config.class_chunk != "auto" else (1 if cpu else None)
     images: int | None = None if config.image_chunk == "auto" else config.image_chunk
-    real = _CPU_REAL_IMAGES if cpu and config.image_chunk == "auto" else images
+    in_cache = max(1, _CPU_PIXELS // (image_shape[0] * image_shape[1]))
+    real = in_cache if cpu and config.image_chunk == "auto" else images
     return Chunks(None if classes is not None and classes >= per_device > 1 else classes, real, images)
 
 

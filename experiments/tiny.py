@@ -21,5 +21,4 @@ def get_config() -> Config:
         batch_real=64,
         chunk=25,
         images_every=250,
-        image_chunk=64,  # images of 8x8 stay in the cache by themselves
     )

@@ -107,7 +107,7 @@ def share_cost(case: Case, config: BenchmarkConfig, num_devices: int) -> dict[st
 def step_flops(case: Case, config: BenchmarkConfig) -> float:
     """XLA's count for one iteration of all classes, before optimisation: without loops, and without compiling."""
     setup = _setup(case, config, jax.devices()[:1], axis_name=(CLASSES,))
-    moments = np.full(case.image_shape[2], _MEAN, np.float32), np.full(case.image_shape[2], _STD, np.float32)
+    moments = _moments(case.image_shape)
     step = make_step(setup.network, setup.optimizer, setup.config, *moments, Chunks())
     state, data = _shapes(case, setup.optimizer)
     cost = jax.jit(step).lower(jax.random.key(0), state, data).cost_analysis()
@@ -119,7 +119,7 @@ def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) ->
     network = build_network(case, config)
     rng = np.random.default_rng(0)
     n = case.num_classes * case.ipc
-    moments = np.full(case.image_shape[2], _MEAN, np.float32), np.full(case.image_shape[2], _STD, np.float32)
+    moments = _moments(case.image_shape)
     images = rng.uniform(size=(n, *case.image_shape)).astype(np.float32)
     labels = np.repeat(np.arange(case.num_classes, dtype=np.int32), case.ipc)
     examples = jax.device_put(training.Examples(images, labels, *moments))
@@ -164,17 +164,17 @@ class _Setup(NamedTuple):
     network: Any
     optimizer: Any
     sharding: ClassSharding
-    channels: int
+    image_shape: tuple[int, int, int]
 
     def make(self, length: int, chunks: Chunks) -> Any:
-        mean, std = np.full(self.channels, _MEAN, np.float32), np.full(self.channels, _STD, np.float32)
-        return make_chunk(self.network, self.optimizer, self.config, mean, std, length, chunks)
+        return make_chunk(self.network, self.optimizer, self.config, *_moments(self.image_shape), length, chunks)
 
     def compile(self, length: int, *arguments: Any) -> tuple[Any, Chunks]:
         def compile(chunks: Chunks) -> Any:
             return self.sharding.compile(self.make(length, chunks), *arguments)
 
-        return memory.choose(self.config, self.sharding.per_device, compile, memory.limit(self.config))
+        limit = memory.limit(self.config)
+        return memory.choose(self.config, self.image_shape, self.sharding.per_device, compile, limit)
 
     def abstract(self, case: Case) -> tuple[Any, Any, Any]:
         """Shapes in place of a key, a state and data: enough to compile."""
@@ -199,7 +199,11 @@ def _setup(
     axes = axis_name if config.network.norm == "batch" else ()
     network = networks.create(config.network, case.num_classes, case.image_shape, axes)
     sharding = ClassSharding(case.num_classes, devices)
-    return _Setup(settings, network, optimizer.create(settings.optimizer), sharding, case.image_shape[2])
+    return _Setup(settings, network, optimizer.create(settings.optimizer), sharding, case.image_shape)
+
+
+def _moments(image_shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    return np.full(image_shape[2], _MEAN, np.float32), np.full(image_shape[2], _STD, np.float32)
 
 
 def _shapes(case: Case, optim: Any) -> tuple[State, ClassData]:

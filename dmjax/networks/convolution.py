@@ -1,9 +1,10 @@
-"""Convolution whose gradients are fast on a CPU inside a loop.
+"""Convolution that is fast on a CPU, its gradients inside a loop included. Accelerators keep XLA's own.
 
-XLA's CPU backend calls its fast kernel for convolutions in one canonical layout only, and inside the body of a scan
-it does not bring the two gradients into that layout: the weight gradient then runs 30 times slower than a matrix
-product, the input gradient 4 times. So they are written here in the form that is fast: the input gradient as another
-canonical convolution, the weight gradient as one matrix product over patches. Accelerators keep XLA's own.
+3x3 kernels over many channels take Winograd's algorithm. For the others XLA's CPU backend calls its fast kernel in one
+canonical layout only, and inside the body of a scan it does not bring the two gradients into that layout: the weight
+gradient then runs 30 times slower than a matrix product, the input gradient 4 times. So they are written here in the
+form that is fast: the input gradient as another canonical convolution, the weight gradient as one matrix product over
+patches.
 """
 
 import functools
@@ -12,8 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dmjax.networks import winograd
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_FEW_CHANNELS = 4  # up to here the input gradient is cheaper as a matrix product and shifted sums
+_FEW_CHANNELS = 4  # up to here Winograd gains nothing, and the input gradient is cheaper as shifted sums
 
 
 def conv_general_dilated(
@@ -22,7 +25,8 @@ def conv_general_dilated(
     """Drop-in for `jax.lax.conv_general_dilated` in `nn.Conv`; images [n, H, W, D], kernel [k, k, D, features]."""
     square = kernel.ndim == 4 and kernel.shape[0] == kernel.shape[1] and len({p for pair in padding for p in pair}) == 1
     if jax.default_backend() == "cpu" and square and set(strides) == {1}:
-        return _convolve(images, kernel, padding[0][0])
+        many = kernel.shape[0] == 3 and kernel.shape[2] > _FEW_CHANNELS and kernel.dtype == jnp.float32
+        return (winograd.convolve if many else _convolve)(images, kernel, padding[0][0])
     return jax.lax.conv_general_dilated(images, kernel, strides, padding, *args, **options)
 
 
