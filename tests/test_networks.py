@@ -138,7 +138,7 @@ def test_initial_parameters_are_uniform_with_the_fan_in():
 
 @pytest.mark.parametrize(
     ("channels", "size", "padding"),
-    [(1, 3, 3), (3, 3, 1), (8, 3, 1), (8, 3, 0), (8, 3, 2), (8, 1, 0), (6, 5, 2), (3, 5, 4)],
+    [(1, 3, 3), (3, 3, 1), (8, 3, 1), (64, 3, 1), (64, 3, 0), (64, 3, 2), (8, 1, 0), (6, 5, 2), (3, 5, 4)],
 )
 def test_convolution_and_its_gradients_match_xla(rng, channels, size, padding):
     x = jnp.asarray(rng.normal(size=(2, 9, 7, channels)), jnp.float32)

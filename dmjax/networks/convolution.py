@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from dmjax.networks import winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_FEW_CHANNELS = 4  # up to here Winograd gains nothing, and the input gradient is cheaper as shifted sums
+_FEW_CHANNELS = 4  # up to here the input gradient is cheaper as a matrix product and shifted sums
+_MANY_CHANNELS = 64  # from here Winograd gains more than its transforms cost
 
 
 def conv_general_dilated(
@@ -25,7 +26,7 @@ def conv_general_dilated(
     """Drop-in for `jax.lax.conv_general_dilated` in `nn.Conv`; images [n, H, W, D], kernel [k, k, D, features]."""
     square = kernel.ndim == 4 and kernel.shape[0] == kernel.shape[1] and len({p for pair in padding for p in pair}) == 1
     if jax.default_backend() == "cpu" and square and set(strides) == {1}:
-        many = kernel.shape[0] == 3 and kernel.shape[2] > _FEW_CHANNELS and kernel.dtype == jnp.float32
+        many = kernel.shape[0] == 3 and kernel.shape[2] >= _MANY_CHANNELS and kernel.dtype == jnp.float32
         return (winograd.convolve if many else _convolve)(images, kernel, padding[0][0])
     return jax.lax.conv_general_dilated(images, kernel, strides, padding, *args, **options)
 
