@@ -160,7 +160,7 @@ class Config:
     class_chunk: int | Literal["auto"] = "auto"
     """Classes computed at once on a device; auto: 1 on a CPU, on an accelerator as many as fit in its memory."""
     image_chunk: int | Literal["auto"] = "auto"
-    """Images of a class embedded at once; auto: 16 real ones on a CPU, else all, or as many as fit."""
+    """Images of a class embedded at once; auto: on a CPU as many as its cache holds, else as fit."""
     memory_gb: float | None = None
     """What `auto` may use on a device, in 10^9 bytes; by default what the device has."""
     images_every: int = 1000
