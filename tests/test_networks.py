@@ -73,6 +73,7 @@ def torch_convnet(torch, config, params, num_classes, shape):
 
 OPTIONS = [
     NetworkConfig(width=8, depth=3),
+    NetworkConfig(width=64, depth=3),  # wide enough for Winograd's algorithm
     NetworkConfig(width=8, depth=1, norm="none", pooling="none"),
     NetworkConfig(width=8, depth=2, norm="layer", activation="swish"),
     NetworkConfig(width=8, depth=2, norm="group", activation="sigmoid", pooling="max"),
@@ -82,7 +83,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 3), (28, 28, 1)])
-@pytest.mark.parametrize("config", OPTIONS, ids=lambda c: f"{c.norm}-{c.activation}-{c.pooling}-{c.depth}")
+@pytest.mark.parametrize("config", OPTIONS, ids=lambda c: f"{c.norm}-{c.activation}-{c.pooling}-{c.depth}x{c.width}")
 def test_convnet_matches_torch(torch, rng, config, shape):
     network = networks.create(config, 5, shape)
     variables = init(network, shape)
