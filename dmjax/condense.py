@@ -16,12 +16,18 @@ import numpy as np
 
 from dmjax import cli, coreset, experiment, files, loop, processes, signals
 from dmjax.artifacts import SyntheticSet
-from dmjax.config import Config
+from dmjax.config import Config, flatten
 from dmjax.data import Dataset
 from dmjax.data import load as load_dataset
 from dmjax.errors import UserError
 from dmjax.evaluate import Accuracy, evaluate, evaluate_random_real, evaluate_whole
 from dmjax.workdir import Workdir
+
+# What may differ between the processes of one run.
+_OF_EACH_PROCESS = {
+    *("workdir", "progress", "data.path", "data.test_path", "data.cache"),
+    *("distributed.coordinator", "distributed.process_id", "distributed.timeout"),
+}
 
 
 def condense(config: Config) -> SyntheticSet:
@@ -39,6 +45,8 @@ def condense(config: Config) -> SyntheticSet:
 def _joined(config: Config) -> Config:
     """Joins the other processes, if there are any; only the first one shows progress."""
     processes.start(config.distributed)
+    values = flatten(config)
+    processes.agree("configuration", {name: values[name] for name in values.keys() - _OF_EACH_PROCESS})
     return dataclasses.replace(config, progress=config.progress and processes.is_first())
 
 
@@ -48,7 +56,10 @@ def _workdir(config: Config) -> contextlib.AbstractContextManager[Workdir | None
 
 
 def _load(config: Config) -> Dataset:
-    return processes.together(lambda: load_dataset(config.data, config.progress))
+    dataset = processes.together(lambda: load_dataset(config.data, config.progress))
+    summary = (dataset.class_names, dataset.image_shape, dataset.counts, dataset.mean, dataset.std)
+    processes.agree("data set", summary)
+    return dataset
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -184,6 +184,8 @@ def _main(arguments: list[str]) -> None:
     config = experiment.resolve(config)
     if (synthetic is None) == (config.random_real is None):
         raise UserError("give either --synthetic FILE.npz or --random-real IMAGES_PER_CLASS")
+    if config.json is not None:
+        files.check_writable(config.json)
     dataset = load_dataset(config.data, config.progress)
     if config.random_real is not None:
         what = f"{config.random_real} random real images per class"

@@ -22,6 +22,15 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
+def check_writable(path: Path) -> None:
+    """Raises a `UserError` where `write_bytes` would, and leaves what is there as it is."""
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
+    write_bytes(probe, b"")
+    probe.unlink()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON; a number that JSON does not know (nan, infinity) is an error."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

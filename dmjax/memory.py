@@ -26,7 +26,7 @@ def choose(
 ) -> tuple[Any, Chunks]:
     """Compiles with the preferred chunks, or with the largest ones that fit where those do not.
 
-    First fewer classes at once, then fewer images of one class, by halves; what the configuration fixes stays.
+    First fewer classes at once, then fewer images of one class, by halves or faster; what is configured stays.
 
     Args:
       config: For `class_chunk`, `image_chunk` and `memory_gb`.
@@ -51,7 +51,7 @@ def choose(
             raise UserError(
                 f"{_shown(need)} per device are needed even with {chunks.classes or per_device} class(es) and "
                 f"{chunks.real or config.batch_real} image(s) at once, and {_shown(limit)} are there; "
-                "take more devices, a smaller --batch-real, or --data.image-size"
+                "take more devices, a smaller --batch-real, or smaller images"
             )
         chunks = smaller
         program = compile(chunks)
@@ -79,8 +79,9 @@ def _smaller(config: Config, chunks: Chunks, per_device: int, excess: float) -> 
         return chunks._replace(classes=max(1, min(classes // 2, int(classes / excess))))
     real, synthetic = chunks.real or config.batch_real, chunks.synthetic or config.ipc
     if config.image_chunk == "auto" and max(real, synthetic) > 1:
-        half = -(-max(real, synthetic) // 2)
-        return chunks._replace(classes=classes, real=min(real, half), synthetic=min(synthetic, half))
+        images = max(real, synthetic)
+        fewer = max(1, min(images // 2, int(images / excess)))
+        return chunks._replace(classes=classes, real=min(real, fewer), synthetic=min(synthetic, fewer))
     return None
 
 
@@ -108,4 +109,4 @@ def _device_bytes() -> float:
 
 
 def _shown(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -5,8 +5,12 @@ messages; the others compute their classes.
 """
 
 import contextlib
+import hashlib
+import importlib.util
 import os
+import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -20,6 +24,8 @@ from dmjax.errors import UserError
 T = TypeVar("T")
 
 _HEARTBEAT_SECONDS = 60  # after which a process that hangs, or a host that is gone, counts as lost
+_GRACE_SECONDS = 60  # that JAX gets on top of our own deadline
+_LOST = ("Gloo", "NCCL", "UNAVAILABLE", "Barrier", "another task", "coordination")  # signs of it in JAX's errors
 
 
 def start(config: DistributedConfig) -> None:
@@ -36,19 +42,48 @@ def start(config: DistributedConfig) -> None:
             "--distributed.coordinator HOST:PORT, --distributed.num-processes and --distributed.process-id "
             "belong together: give all three, or none on a cluster that is recognised"
         )
+    if config.coordinator is not None and not re.fullmatch(r".+:\d+", config.coordinator):
+        raise UserError(f"--distributed.coordinator must be HOST:PORT, not {config.coordinator!r}")
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from us
     try:
-        jax.distributed.initialize(
-            *explicit, initialization_timeout=config.timeout, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
-        )
+        with _deadline(config.timeout):
+            jax.distributed.initialize(
+                *explicit,
+                initialization_timeout=config.timeout + _GRACE_SECONDS,
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            )
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[0][:200]
         raise UserError(f"the processes of this run did not find each other: {reason}") from None
 
 
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Ends this process with one line when the others have not come by then: JAX's own end is an abort."""
+
+    def give_up():
+        print(
+            f"error: the processes of this run did not find each other within {seconds} s: not all were started, or "
+            "two have the same --distributed.process-id, or the first cannot be reached at --distributed.coordinator",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _in_cluster(environment: Any) -> bool:
     """Whether a scheduler started several of us, each of which JAX can tell its place."""
     slurm = "SLURM_PROCID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1
-    kubernetes = "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment
+    indexed = "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment
+    kubernetes = indexed and importlib.util.find_spec("kubernetes") is not None  # JAX asks it; pip install jax[k8s]
     tpu = "," in environment.get("TPU_WORKER_HOSTNAMES", "") or int(environment.get("MEGASCALE_NUM_SLICES", 1)) > 1
     return slurm or kubernetes or tpu
 
@@ -105,6 +140,15 @@ def together(function: Callable[[], T]) -> T:
     return result
 
 
+def agree(what: str, value: Any) -> None:
+    """Raises a `UserError` in all processes where what they pass in does not print alike."""
+    text = repr(sorted(value.items()) if isinstance(value, dict) else value)
+    all_digests = from_all(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8))
+    differing = np.flatnonzero((all_digests != all_digests[0]).any(axis=1))
+    if len(differing):
+        raise UserError(f"process {differing[0]} has another {what} than process 0: start all with the same command")
+
+
 def stop() -> None:
     """Parts from the other processes; what follows may only use the devices of this one."""
     if count() > 1:
@@ -117,7 +161,7 @@ def watched() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        if count() == 1 or not any(sign in str(error) for sign in ("Gloo", "NCCL", "UNAVAILABLE", "Barrier", "task")):
+        if not jax.distributed.is_initialized() or not any(sign in str(error) for sign in _LOST):
             raise
         print(
             f"error: process {jax.process_index()} of {count()} lost another process and ends; the checkpoints are "

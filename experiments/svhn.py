@@ -3,7 +3,7 @@
     python -m dmjax.condense --config experiments/svhn.py --ipc 10
 
 Expected: no figure is published in the paper. The full 20,000 iterations are meant for an accelerator, where they
-are not measured yet; two CPU cores take about a day, as for CIFAR-10.
+are not measured yet; two CPU cores take eight hours, as for CIFAR-10.
 """
 
 from dmjax import AugmentConfig, Config, DataConfig

@@ -8,7 +8,8 @@
 
     python -m dmjax.benchmark --case cifar10-ipc10 --scaling 1 2 4 8
 
-Data are random. Ours and the peer are timed in turn, in blocks; the median block counts, and its spread is shown.
+Data are random. Ours and the peer are timed in turn, in blocks; the median block counts, and the spread is shown. The
+floor is the arithmetic of direct convolutions at the speed of a matrix product; Winograd's algorithm (CPU) needs less.
 """
 
 import contextlib
@@ -41,6 +42,8 @@ def _main(arguments: list[str]) -> None:
     chosen = [cases.parse(name) for name in config.case or ("cifar10-ipc10",)]
     if config.peer is not None:
         peer.find(config.peer)
+    if config.json is not None:
+        files.check_writable(config.json)
     if config.scaling or config.plan:
         report = _scaling(config, chosen) if config.scaling else _plan(config, chosen)
     else:
@@ -70,11 +73,15 @@ def _timing(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
         f"measured ceilings: matrix product {ceilings['matmul_flops'] / 1e9:,.0f} GFLOP/s "
         f"({config.network.precision}), copy {ceilings['copy_bytes_per_second'] / 1e9:,.1f} GB/s\n"
     )
-    rows = []
     for case in chosen:
-        rows.append(_time(case, config, ceilings))
-        print(_describe(rows[-1]), flush=True)
-    return {"machine": {**here, **ceilings}, "precision": config.network.precision, "cases": rows}
+        programs.build_network(case, config)  # what cannot be built is said before anything is measured
+    report = {"machine": {**here, **ceilings}, "precision": config.network.precision, "cases": []}
+    for case in chosen:
+        report["cases"].append(_time(case, config, ceilings))
+        print(_describe(report["cases"][-1]), flush=True)
+        if config.json is not None:
+            files.write_json(config.json, report)  # what is measured stays, whatever comes next
+    return report
 
 
 def _time(case: Case, config: BenchmarkConfig, ceilings: dict[str, float]) -> dict[str, Any]:
@@ -95,18 +102,18 @@ def _time(case: Case, config: BenchmarkConfig, ceilings: dict[str, float]) -> di
     iterations = max(done, round(config.seconds / (seconds / done)))
     if case.kind == "evaluate":
         iterations = min(iterations, cases.steps_per_network(case, _RECIPE.epochs, batch))
-    ours, theirs, hosts, about = [], [], [], None
+    ours, theirs, hosts, about, theirs_at_once = [], [], [], None, 0
     with _peer(case, config, network.depth, batch) as other:
         if other is not None:
             about = other.about
-            other.run(1)
+            theirs_at_once = max(1, round(config.seconds / other.run(1)))
         for _ in range(config.blocks):
             signals.check()
             done, seconds, host = program.run(iterations)
             ours.append(1e3 * seconds / done)
-            hosts.append(1e3 * host / done)
+            hosts.append(1e3 * (host or 0) / done)
             if other is not None:
-                theirs.append(1e3 * other.run(done) / done)
+                theirs.append(1e3 * other.run(theirs_at_once) / theirs_at_once)
     if config.profile is not None:
         _profile(config.profile / case.name, program, iterations)
     milliseconds = float(np.median(ours))
@@ -125,7 +132,7 @@ def _time(case: Case, config: BenchmarkConfig, ceilings: dict[str, float]) -> di
         "floor_memory_ms": 1e3 * memory,
         "formula_flops": flops,
         "achieved_flops": flops / milliseconds * 1e3,
-        "host_ms_per_iteration": float(np.median(hosts)),
+        "host_ms_per_iteration": float(np.median(hosts)) if case.kind == "condense" else None,
         **program.notes,
     }
     if case.kind == "condense":
@@ -136,6 +143,8 @@ def _time(case: Case, config: BenchmarkConfig, ceilings: dict[str, float]) -> di
         steps = cases.steps_per_network(case, _RECIPE.epochs, batch)
         row["seconds_per_network"] = steps * milliseconds / 1e3 + row["test_seconds"]
         row["networks_per_minute"] = 60 / row["seconds_per_network"]
+        if theirs:  # without its test, which is not timed
+            row["peer_networks_per_minute"] = 6e4 / (steps * row["peer_ms_per_iteration"])
         row["full_recipe_was_run"] = done >= steps
     return row
 
@@ -154,9 +163,10 @@ def _peer(case: Case, config: BenchmarkConfig, depth: int, batch: int) -> Iterat
 def _profile(folder: Path, program: programs.Program, iterations: int) -> None:
     with profile.traced(folder):
         program.run(iterations)
-    print(f"profile of {iterations} in {folder} (open perfetto_trace.json.gz at ui.perfetto.dev); most of the time:")
+    print(f"profile of {iterations} iterations or steps; most of the time, by the names of the compiled program:")
     for name, milliseconds, calls in profile.largest(folder):
         print(f"  {milliseconds:10.1f} ms  {calls:6d} x  {name}")
+    print(f"  all of it: {profile.newest(folder)}, to be opened at ui.perfetto.dev")
 
 
 def _describe(row: dict[str, Any]) -> str:
@@ -164,7 +174,7 @@ def _describe(row: dict[str, Any]) -> str:
     spread = f"{min(row['ms_blocks']):,.2f} .. {max(row['ms_blocks']):,.2f}"
     lines = [
         f"{row['name']}: {row['ms_per_iteration']:,.2f} ms per {row['unit']} ({spread} over {len(row['ms_blocks'])} "
-        f"blocks), host {row['host_ms_per_iteration']:,.2f} ms, compiled in {row['compile_seconds']:.1f} s",
+        f"blocks), compiled in {row['compile_seconds']:.1f} s",
         f"  floor {row['floor_ms']:,.2f} ms (arithmetic {row['floor_compute_ms']:,.2f}, memory "
         f"{row['floor_memory_ms']:,.2f}): {row['ms_per_iteration'] / row['floor_ms']:.2f} x the floor, "
         f"{row['achieved_flops'] / 1e9:,.0f} GFLOP/s by the formula"
@@ -174,7 +184,7 @@ def _describe(row: dict[str, Any]) -> str:
         chunks = ", ".join(f"{name} {n or 'all'}" for name, n in row["chunks"].items())
         lines.append(
             f"  {row['real_images_per_second']:,.0f} real images/s, {row['peak_bytes'] / 1e9:.2f} GB per device, "
-            f"{row['devices']} device(s), at once: {chunks}"
+            f"{row['devices']} device(s), host busy for {row['host_ms_per_iteration']:,.2f} ms, at once: {chunks}"
         )
     else:
         lines.append(
@@ -183,7 +193,11 @@ def _describe(row: dict[str, Any]) -> str:
             + (")" if row["full_recipe_was_run"] else "; extrapolated from the measured steps)")
         )
     if row["ratio"] is not None:
-        lines.append(f"  peer {row['peer_ms_per_iteration']:,.2f} ms ({row['peer']}): {row['ratio']:.2f} x as fast")
+        peers, about = row["peer_ms_blocks"], ", ".join(f"{k} {v}" for k, v in row["peer"].items())
+        lines.append(
+            f"  peer {row['peer_ms_per_iteration']:,.2f} ms ({min(peers):,.2f} .. {max(peers):,.2f}; {about}): "
+            f"{row['ratio']:.2f} x as fast"
+        )
     return "\n".join(lines)
 
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import math
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from dmjax.errors import UserError
 
@@ -14,22 +16,42 @@ _TORCH = Path(__file__).parents[2] / "experiments" / "benchmark" / "torch_peer.p
 
 
 class Peer:
-    """A running peer.
+    """A running peer, which has said what it is.
 
     Attributes:
       about: What it says of itself: versions and device.
     """
 
-    def __init__(self, process: subprocess.Popen, about: dict[str, Any]):
-        self._process = process
-        self.about = about
+    def __init__(self, process: subprocess.Popen, errors: TextIO):
+        self._process, self._errors = process, errors
+        try:
+            self.about: dict[str, Any] = dict(json.loads(self._answer()))
+        except (ValueError, TypeError):
+            raise UserError("the peer should say what it is, as one line of JSON, before it is asked to run") from None
 
     def run(self, iterations: int) -> float:
         """Seconds that the peer takes for so many iterations."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # it has ended; the answer, or its absence, says why
             print(iterations, file=self._process.stdin, flush=True)
-        return float(_answer(self._process))
+        answer = self._answer()
+        try:
+            seconds = float(answer)
+        except ValueError:
+            seconds = math.nan
+        if not seconds > 0:
+            raise UserError(f"the peer should answer with seconds, and says {answer.strip()!r}")
+        return seconds
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._errors.seek(0)
+            lines = self._errors.read().strip().splitlines() or ["it ended without a word"]
+            hint = "; pip install -r tests/requirements-torch.txt" if "No module named 'torch'" in lines[-1] else ""
+            raise UserError(f"the peer stopped: {lines[-1]}{hint}")
+        return line
 
 
 def find(peer: str) -> Path:
@@ -46,20 +68,11 @@ def started(path: Path, case: dict[str, Any]) -> Iterator[Peer]:
     """Starts a peer on a case, and ends it; raises a `UserError` where it does not start."""
     command = [sys.executable, str(path), json.dumps(case)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as process,
+    ):
         try:
-            about = json.loads(_answer(process))
-            yield Peer(process, about)
+            yield Peer(process, errors)
         finally:
             process.kill()
-
-
-def _answer(process: subprocess.Popen) -> str:
-    assert process.stdout is not None
-    assert process.stderr is not None
-    line = process.stdout.readline()
-    if not line:
-        lines = process.stderr.read().strip().splitlines() or ["it ended without a word"]
-        hint = "; pip install -r tests/requirements-torch.txt" if "No module named 'torch'" in lines[-1] else ""
-        raise UserError(f"the peer stopped: {lines[-1]}{hint}")
-    return line

@@ -17,16 +17,21 @@ def traced(folder: Path) -> Iterator[None]:
         yield
 
 
+def newest(folder: Path) -> Path:
+    """The newest trace in a folder."""
+    return max(folder.rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
+
+
 def largest(folder: Path, n: int = 12) -> list[tuple[str, float, int]]:
     """The entries of the newest trace that took most: (name, milliseconds, how often), over all threads."""
-    newest = max(folder.rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
-    with gzip.open(newest, "rt") as file:
+    with gzip.open(newest(folder), "rt") as file:
         events = json.load(file)
     events = events["traceEvents"] if isinstance(events, dict) else events
     total: dict[str, float] = defaultdict(float)
     calls: dict[str, int] = defaultdict(int)
     for event in events:
-        if event.get("ph") == "X" and not event["name"].startswith("$"):  # $: Python's own frames
+        # $: Python's own frames; ThunkExecutor: what the other entries are in
+        if event.get("ph") == "X" and not event["name"].startswith(("$", "ThunkExecutor")):
             total[event["name"]] += event.get("dur", 0) / 1e3
             calls[event["name"]] += 1
     names = sorted(total, key=lambda name: -total[name])[:n]

@@ -21,11 +21,11 @@ class Program(NamedTuple):
 
     Attributes:
       run: Runs about this many iterations (steps); returns how many they were, the seconds they took, and the seconds
-        after which the host was free again.
+        after which the host was free again (None where it waits for results in between).
       notes: What is known before it runs.
     """
 
-    run: Callable[[int], tuple[int, float, float]]
+    run: Callable[[int], tuple[int, float, float | None]]
     notes: dict[str, Any]
 
 
@@ -131,12 +131,11 @@ def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) ->
     def train(epochs: int) -> Any:
         return training.train(network, settings, jax.random.key(epochs), examples, epochs)
 
-    def run(steps: int) -> tuple[int, float, float]:
+    def run(steps: int) -> tuple[int, float, None]:
         epochs = -(-steps // per_epoch)
         start = time.perf_counter()
         jax.block_until_ready(train(epochs))
-        seconds = time.perf_counter() - start
-        return epochs * per_epoch, seconds, seconds
+        return epochs * per_epoch, time.perf_counter() - start, None
 
     shortest = -(-training.steps_per_dispatch(min(recipe.batch_size, n)) // per_epoch)
     start = time.perf_counter()

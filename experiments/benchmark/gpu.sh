@@ -11,6 +11,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=${1:-runs/benchmark}
+if [ -z "${OPTIONS:-}" ]; then  # it is to be the GPU that is measured
+  python3 -c 'import jax; assert jax.default_backend() == "gpu"' || { echo 'jax sees no GPU: pip install "jax[cuda12]"' >&2; exit 2; }
+  python3 -c 'import torch; assert torch.cuda.is_available()' || { echo 'PyTorch sees no GPU: install its CUDA build' >&2; exit 2; }
+fi
 mkdir -p "$out"
 cases=${CASES:-cifar10-ipc10 cifar10-ipc50 mnist-ipc1 evaluate-cifar10-ipc50}
 flags=()
