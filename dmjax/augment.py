@@ -104,8 +104,11 @@ def apply(augmentation: Augmentation | None, images: jax.Array) -> jax.Array:
     chex.assert_rank(images, 4)
     if augmentation is None:
         return images
-    images = _resample(images, augmentation.linear, augmentation.shift)
-    images = jnp.where(augmentation.recolor > 0, _recolor(images, augmentation.factors), images)
+    # Branches that are taken or not where one draw serves all images; where each has its own, both are computed.
+    moved = (augmentation.linear != jnp.eye(2)).any() | (augmentation.shift != 0).any()
+    images = jax.lax.cond(moved, lambda x: _resample(x, augmentation.linear, augmentation.shift), lambda x: x, images)
+    recolored = augmentation.recolor > 0
+    images = jax.lax.cond(recolored, lambda x: _recolor(x, augmentation.factors), lambda x: x, images)
     rows = jnp.arange(images.shape[1], dtype=jnp.float32)[:, None]
     columns = jnp.arange(images.shape[2], dtype=jnp.float32)[None, :]
     top, bottom, left, right = augmentation.box
