@@ -73,7 +73,7 @@ def _main(arguments: list[str]) -> None:
         raise UserError("name an experiment file, for example --config experiments/tiny.py")
     default = experiment.load_config(path) if path else Config()
     config = cli.parse(Config, default, arguments, "python -m dmjax.condense", f"{__doc__}")
-    config = _joined(experiment.resolve(config))
+    config = _joined(experiment.resolve(config, default))
     with processes.watched(), _workdir(config) as workdir:
         results = _finished(workdir) if workdir else None
         if processes.from_first(np.bool_(results is not None)):

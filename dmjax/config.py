@@ -45,17 +45,17 @@ class NetworkConfig:
     """The network that embeds images when condensing, and that is trained when evaluating."""
 
     name: str = "ConvNet"
-    """The family."""
-    width: int = 128
-    """Channels of every block."""
+    """ConvNet, MLP, LeNet, AlexNet, VGG11, ResNet18, ResNet18_AP, a short name such as ConvNetD4BN, or module:Class."""
+    width: int | None = None
+    """Of a ConvNet: channels of every block (128)."""
     depth: int | None = None
-    """Number of blocks; by default 3 up to 32 pixels, 4 for 64, and one more for every doubling."""
-    activation: Literal["relu", "leakyrelu", "sigmoid", "swish"] = "relu"
-    """After every norm."""
-    norm: Literal["instance", "batch", "layer", "group", "none"] = "instance"
-    """After every convolution."""
-    pooling: Literal["avg", "max", "none"] = "avg"
-    """2x2 with stride 2, at the end of every block."""
+    """Of a ConvNet: number of blocks; by default 3 up to 32 pixels, 4 for 64, and one more for every doubling."""
+    activation: Literal["relu", "leakyrelu", "sigmoid", "swish"] | None = None
+    """Of a ConvNet: after every norm (relu)."""
+    norm: Literal["instance", "batch", "layer", "group", "none"] | None = None
+    """After every convolution; by default instance for ConvNet, VGG and ResNet, none for AlexNet."""
+    pooling: Literal["avg", "max", "none"] | None = None
+    """Of a ConvNet: 2x2 with stride 2, at the end of every block (avg)."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """What convolutions compute in; parameters, class means and logits are float32 in any case."""
 

@@ -72,7 +72,7 @@ def evaluate(
         recipe = dataclasses.replace(made_by.evaluation, **evaluation)
     except TypeError as error:
         raise UserError(f"evaluate: {error}") from None
-    experiment.validate(dataclasses.replace(made_by, evaluation=recipe))
+    experiment.resolve(dataclasses.replace(made_by, evaluation=recipe))
     dataset = dataset or load_dataset(made_by.data, progress)
     _check_fits(synthetic, dataset)
     return _evaluate(
@@ -181,7 +181,7 @@ def _main(arguments: list[str]) -> None:
     if like is not None:
         default = _like_run(experiment.load_config(like), default.synthetic)
     config = cli.parse(EvaluateConfig, default, arguments, "python -m dmjax.evaluate", f"{__doc__}")
-    config = experiment.resolve(config)
+    config = experiment.resolve(config, default)
     if (synthetic is None) == (config.random_real is None):
         raise UserError("give either --synthetic FILE.npz or --random-real IMAGES_PER_CLASS")
     if config.json is not None:
@@ -201,7 +201,7 @@ def _main(arguments: list[str]) -> None:
             progress=config.progress,
             **configuration.flatten(config.evaluation),
         )
-    shown = config.network.name
+    shown = networks.short_name(config.network)
     print(f"{what}: {accuracy} (test accuracy on {dataset.name}, {len(accuracy.values)} {shown} networks)")
     if config.json is not None:
         files.write_json(config.json, {"dataset": dataset.name, "networks": {shown: accuracy.to_dict()}})

@@ -7,6 +7,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from dmjax import networks
 from dmjax.config import AUGMENTATIONS, Config, EvaluateConfig, OptimizerConfig, flatten
 from dmjax.errors import UserError, near_misses
 
@@ -96,12 +97,22 @@ def _check_types(config: Any, prefix: str = "") -> None:
                 _check_types(value, f"{prefix}{name}.")
 
 
-def resolve(config: R) -> R:
-    """Checks a configuration, and makes its data paths absolute so that it means the same from any folder."""
+def resolve(config: R, default: R | None = None) -> R:
+    """Checks a configuration and writes it out: the network's options, and data paths that mean the same anywhere.
+
+    Args:
+      config: What was given.
+      default: What it was given on top of: options of that network do not apply to another one.
+    """
 
     def absolute(path: Path | None) -> Path | None:
         return None if path is None else Path(path).expanduser().absolute()
 
+    _check_types(config)
+    network = config.network
+    if default is not None:
+        network = networks.on_top_of(network, default.network)
+    config = dataclasses.replace(config, network=networks.resolve(network))
     validate(config)
     data = config.data
     data = dataclasses.replace(

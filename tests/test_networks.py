@@ -138,17 +138,32 @@ def test_initial_parameters_are_uniform_with_the_fan_in():
 
 
 @pytest.mark.parametrize(
-    ("channels", "size", "padding"),
-    [(1, 3, 3), (3, 3, 1), (8, 3, 1), (64, 3, 1), (64, 3, 0), (64, 3, 2), (8, 1, 0), (6, 5, 2), (3, 5, 4)],
+    ("channels", "size", "padding", "stride"),
+    [
+        (1, 3, 3, 1),
+        (3, 3, 1, 1),
+        (8, 3, 1, 1),
+        (64, 3, 1, 1),
+        (64, 3, 0, 1),
+        (64, 3, 2, 1),
+        (8, 1, 0, 1),
+        (6, 5, 2, 1),
+        (3, 5, 4, 1),
+        (8, 3, 1, 2),
+        (3, 3, 1, 2),
+        (64, 3, 1, 2),
+        (8, 1, 0, 2),
+        (8, 5, 2, 3),
+    ],
 )
-def test_convolution_and_its_gradients_match_xla(rng, channels, size, padding):
-    x = jnp.asarray(rng.normal(size=(2, 9, 7, channels)), jnp.float32)
+def test_convolution_and_its_gradients_match_xla(rng, channels, size, padding, stride):
+    x = jnp.asarray(rng.normal(size=(2, 9, 8, channels)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(size, size, channels, 5)), jnp.float32)
     pad = [(padding, padding)] * 2
-    ours, ours_back = jax.vjp(lambda x, k: conv_general_dilated(x, k, (1, 1), pad), x, kernel)
+    ours, ours_back = jax.vjp(jax.jit(lambda x, k: conv_general_dilated(x, k, (stride, stride), pad)), x, kernel)
     layout = ("NHWC", "HWIO", "NHWC")
     xla, xla_back = jax.vjp(
-        lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), pad, dimension_numbers=layout), x, kernel
+        lambda x, k: jax.lax.conv_general_dilated(x, k, (stride, stride), pad, dimension_numbers=layout), x, kernel
     )
     np.testing.assert_allclose(ours, xla, rtol=1e-6, atol=2e-6 * np.abs(xla).max())
     cotangent = jnp.asarray(rng.normal(size=ours.shape), jnp.float32)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dmjax import cli, files, signals
+from dmjax import cli, files, networks, signals
 from dmjax.benchmark import cases, machine, peer, profile, programs
 from dmjax.benchmark.cases import Case
 from dmjax.config import BenchmarkConfig, EvaluationConfig
@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> None:
     config = cli.parse(BenchmarkConfig, BenchmarkConfig(), arguments, "python -m dmjax.benchmark", f"{__doc__}")
+    config = dataclasses.replace(config, network=networks.resolve(config.network))
     _check(config)
     chosen = [cases.parse(name) for name in config.case or ("cifar10-ipc10",)]
     if config.peer is not None:
@@ -57,6 +58,8 @@ def _check(config: BenchmarkConfig) -> None:
         value = getattr(config, name)
         if value is not None and value <= 0:
             raise UserError(f"{name} must be above 0, not {value}")
+    if config.network.name != "ConvNet":
+        raise UserError(f"floors and peers are known for ConvNets only, not for {config.network.name}")
     if min(config.scaling, default=1) < 1:
         raise UserError(f"scaling must be numbers of devices, not {' '.join(map(str, config.scaling))}")
 

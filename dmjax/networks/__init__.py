@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from dmjax.config import NetworkConfig
-from dmjax.errors import UserError, near_misses
-from dmjax.networks import convnet
+from dmjax.errors import UserError
+from dmjax.networks import convnet, custom
+from dmjax.networks.families import FAMILIES, OPTIONS, on_top_of, resolve, short_name
 
-FAMILIES = {"ConvNet": convnet.create}
+__all__ = ["FAMILIES", "OPTIONS", "create", "embed", "init", "on_top_of", "resolve", "short_name"]
 
 
 def create(
@@ -31,9 +32,23 @@ def create(
     Raises:
       UserError: unknown family, or options that do not fit the images.
     """
-    if config.name not in FAMILIES:
-        raise UserError(f"unknown network {config.name!r}; {near_misses(config.name, list(FAMILIES))}")
-    return FAMILIES[config.name](config, num_classes, image_shape, axis_name)
+    config = resolve(config)
+    options = {name: getattr(config, name) for name in OPTIONS}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    shared = {"num_classes": num_classes, "axis_name": tuple(axis_name), "precision": config.precision}
+    if ":" in config.name:
+        return custom.create(config.name, shared | given)
+    family = FAMILIES[config.name]
+    side, smallest = min(image_shape[:2]), family.smallest[image_shape[2] == 1]
+    if side < smallest:
+        raise UserError(
+            f"{config.name} needs images of at least {smallest}x{smallest}, these are {image_shape[0]}x{image_shape[1]}"
+        )
+    if family.make is convnet.ConvNet:
+        given["depth"] = convnet.choose_depth(config.depth, config.pooling, image_shape)
+        if config.norm == "group" and given["width"] % 4:
+            raise UserError(f"network.norm group needs a width that 4 divides, not {config.width}")
+    return family.make(**shared, **given)
 
 
 def init(network: nn.Module, key: jax.Array, image_shape: Sequence[int]) -> Any:

@@ -5,36 +5,25 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from dmjax.config import NetworkConfig
 from dmjax.errors import UserError
-from dmjax.networks.layers import ACTIVATIONS, Conv, Linear, Norm, pool
+from dmjax.networks.base import Network
+from dmjax.networks.layers import ACTIVATIONS, Conv, Norm, pool
 
 
-class ConvNet(nn.Module):
+class ConvNet(Network):
     """`depth` blocks of 3x3 convolution, norm, activation, 2x2 pooling, then one linear layer.
 
     Attributes:
-      num_classes: Outputs of the classifier.
       width: Channels of every block.
       depth: Number of blocks.
       activation: A key of `layers.ACTIVATIONS`.
-      norm: A kind of `layers.Norm`.
       pooling: A kind of `layers.pool`.
-      axis_name: Mapped axes that batch norm reduces over.
-      precision: A key of `layers.PRECISIONS`.
     """
 
-    num_classes: int
     width: int = 128
     depth: int = 3
     activation: str = "relu"
-    norm: str = "instance"
     pooling: str = "avg"
-    axis_name: Sequence[str] = ()
-    precision: str = "float32"
-
-    def setup(self):
-        self.classifier = Linear(self.num_classes, self.precision)
 
     @nn.compact
     def embed(self, x: jax.Array, train: bool = False, weights: jax.Array | None = None) -> jax.Array:
@@ -47,24 +36,16 @@ class ConvNet(nn.Module):
             x = pool(ACTIVATIONS[self.activation](x), self.pooling)
         return x.reshape(x.shape[0], -1)
 
-    def __call__(self, x: jax.Array, train: bool = False, weights: jax.Array | None = None) -> jax.Array:
-        """Normalised images [n, H, W, D] -> logits [n, num_classes]."""
-        return self.classifier(self.embed(x, train, weights))
 
-
-def create(config: NetworkConfig, num_classes: int, image_shape: Sequence[int], axis_name: Sequence[str]) -> ConvNet:
-    """Checks that the depth fits the image, and chooses it where it is not given."""
+def choose_depth(depth: int | None, pooling: str | None, image_shape: Sequence[int]) -> int:
+    """The depth as given, or one that leaves features of 4x4; raises a `UserError` where it is too deep."""
     side = min(image_shape[:2]) + (4 if image_shape[2] == 1 else 0)
-    deepest = side.bit_length() - 1 if config.pooling != "none" else 64
-    depth = config.depth
+    deepest = side.bit_length() - 1 if pooling != "none" else 64
     if depth is None:
-        depth = min(deepest, max(3, (side // 4).bit_length() - 1))
+        return min(deepest, max(3, (side // 4).bit_length() - 1))
     if depth > deepest:
         raise UserError(
             f"network.depth {depth} is too deep for {image_shape[0]}x{image_shape[1]} images: "
             f"every block halves them; at most {deepest}"
         )
-    if config.norm == "group" and config.width % 4:
-        raise UserError(f"network.norm group needs a width that 4 divides, not {config.width}")
-    options = (config.activation, config.norm, config.pooling, tuple(axis_name), config.precision)
-    return ConvNet(num_classes, config.width, depth, *options)
+    return depth

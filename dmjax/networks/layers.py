@@ -169,10 +169,11 @@ class Norm(nn.Module):
         return x
 
 
-def pool(x: jax.Array, kind: str) -> jax.Array:
-    """2x2 pooling with stride 2; an odd last row or column is dropped."""
+def pool(x: jax.Array, kind: str, size: int = 2) -> jax.Array:
+    """Pooling of size x size with that stride; an odd last row or column is dropped."""
+    window = (size, size)
     if kind == "avg":
-        return nn.pooling.pool(x, 0.0, jax.lax.add, (2, 2), (2, 2), "VALID") * 0.25
+        return nn.pooling.pool(x, 0.0, jax.lax.add, window, window, "VALID") * (1 / size**2)
     if kind == "max":
-        return nn.max_pool(x, (2, 2), strides=(2, 2))
+        return nn.max_pool(x, window, strides=window)
     return x

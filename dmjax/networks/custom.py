@@ -1,0 +1,66 @@
+"""A user's own network: a Flax module by its import path, `my_package.my_module:MyNetwork`.
+
+It needs `embed(x)` and `__call__(x)`; `train` and `weights` are passed where it takes them, and those of the options
+and of `num_classes`, `axis_name`, `precision` that are fields of it.
+"""
+
+import importlib
+import inspect
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from dmjax.errors import UserError
+
+
+def load(path: str) -> type[nn.Module]:
+    """The class that an import path names; raises a `UserError` that says what is missing."""
+    module_name, _, class_name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"network.name {path!r} cannot be imported: {type(error).__name__}: {reason}") from error
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise UserError(f"network.name {path!r}: {module_name} has no Flax module {class_name!r}")
+    for method in ("embed", "__call__"):
+        if not callable(getattr(found, method, None)):
+            raise UserError(f"network.name {path!r}: {class_name} needs a method {method}(x)")
+    return found
+
+
+def create(path: str, options: dict[str, Any]) -> nn.Module:
+    """Makes the user's network of those options that it has."""
+    made_by = load(path)
+    fields = {f for f in inspect.signature(made_by).parameters if f not in ("parent", "name")}
+    try:
+        return Custom(made_by(**{name: value for name, value in options.items() if name in fields}))
+    except TypeError as error:
+        raise UserError(f"network.name {path!r} cannot be made: {error}") from None
+
+
+class Custom(nn.Module):
+    """Gives a user's network the signatures of ours.
+
+    Attributes:
+      inner: The user's network.
+    """
+
+    inner: nn.Module
+
+    def embed(self, x: jax.Array, train: bool = False, weights: jax.Array | None = None) -> jax.Array:
+        """Images [n, H, W, D] -> features [n, F]."""
+        features = _call(self.inner.embed, x, train, weights)
+        return features.reshape(features.shape[0], -1)
+
+    def __call__(self, x: jax.Array, train: bool = False, weights: jax.Array | None = None) -> jax.Array:
+        """Images [n, H, W, D] -> logits [n, num_classes]."""
+        return _call(self.inner, x, train, weights)
+
+
+def _call(function: Any, x: jax.Array, train: bool, weights: jax.Array | None) -> jax.Array:
+    accepted = inspect.signature(function).parameters
+    offered = {"train": train, "weights": weights}
+    return function(x, **{name: value for name, value in offered.items() if name in accepted})

@@ -1,0 +1,126 @@
+"""The families, the options that each has, and the literature's short names: ConvNetD4, AlexNetBN, ResNet18BN_AP."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from dmjax.config import NetworkConfig
+from dmjax.errors import UserError, near_misses
+from dmjax.networks.alexnet import AlexNet
+from dmjax.networks.base import Network
+from dmjax.networks.convnet import ConvNet
+from dmjax.networks.lenet import LeNet
+from dmjax.networks.mlp import MLP
+from dmjax.networks.resnet import ResNet
+from dmjax.networks.vgg import STAGES, VGG
+
+
+class Family(NamedTuple):
+    """How a family is made.
+
+    Attributes:
+      make: The module; takes `num_classes`, `axis_name`, `precision` and the options.
+      options: Its options and their defaults.
+      smallest: Side of the smallest image that it can take; (three channels, one channel).
+    """
+
+    make: Callable[..., Network]
+    options: Mapping[str, Any]
+    smallest: tuple[int, int] = (1, 1)
+
+
+OPTIONS = ("width", "depth", "activation", "norm", "pooling")
+"""Fields of the configuration that a family may have."""
+
+_CONVNET = {"width": 128, "depth": None, "activation": "relu", "norm": "instance", "pooling": "avg"}
+_INSTANCE = {"norm": "instance"}
+
+FAMILIES: dict[str, Family] = {
+    "ConvNet": Family(ConvNet, _CONVNET),
+    "MLP": Family(MLP, {}),
+    "LeNet": Family(LeNet, {}, (16, 12)),
+    "AlexNet": Family(AlexNet, {"norm": "none"}, (8, 4)),
+    **{name: Family(functools.partial(VGG, stages=STAGES[name]), _INSTANCE, (32, 28)) for name in STAGES},
+    "ResNet18": Family(ResNet, _INSTANCE, (25, 25)),
+    "ResNet18_AP": Family(functools.partial(ResNet, average_pooling=True), _INSTANCE, (8, 8)),
+}
+
+_TOKENS: dict[str, tuple[str, str]] = {
+    "BN": ("norm", "batch"),
+    "IN": ("norm", "instance"),
+    "LN": ("norm", "layer"),
+    "GN": ("norm", "group"),
+    "NN": ("norm", "none"),
+    "NP": ("pooling", "none"),
+    "MP": ("pooling", "max"),
+    "AP": ("pooling", "avg"),
+    "ASwish": ("activation", "swish"),
+    "AS": ("activation", "sigmoid"),
+    "AL": ("activation", "leakyrelu"),
+    "AR": ("activation", "relu"),
+}
+_OPTION = re.compile("|".join([*_TOKENS, r"D[1-9]\d*", r"W[1-9]\d*"]))
+
+
+def resolve(config: NetworkConfig) -> NetworkConfig:
+    """Takes a short name apart and fills in the family's defaults; an import path stays as it is.
+
+    Raises:
+      UserError: an unknown name, an option that the family does not have, or one that contradicts the name.
+    """
+    if ":" in config.name:
+        return config
+    name, named = _parse(config.name)
+    family = FAMILIES[name]
+    fields = {field: getattr(config, field) for field in OPTIONS}
+    for option, value in named.items():
+        if fields[option] not in (None, value):
+            raise UserError(f"network.name {config.name} and network.{option} {fields[option]} contradict each other")
+        fields[option] = value
+    for option, value in fields.items():
+        if value is not None and option not in family.options:
+            raise UserError(f"network.{option} is not an option of {name}; {_options_of(name)}")
+        fields[option] = family.options.get(option) if value is None else value
+    return dataclasses.replace(config, name=name, **fields)
+
+
+def on_top_of(given: NetworkConfig, default: NetworkConfig) -> NetworkConfig:
+    """What was given where `default` was the starting point: a new name drops the options of the old one."""
+    if given.name == default.name:
+        return given
+    same = [option for option in OPTIONS if getattr(given, option) == getattr(default, option)]
+    return dataclasses.replace(given, **dict.fromkeys(same))
+
+
+def short_name(config: NetworkConfig) -> str:
+    """The literature's name of a network: its family and the options that are not the family's defaults."""
+    config = resolve(config)
+    if ":" in config.name:
+        return config.name
+    defaults = FAMILIES[config.name].options
+    changed = {o: getattr(config, o) for o in OPTIONS if getattr(config, o) != defaults.get(o)}
+    tokens = {value: token for token, value in _TOKENS.items()}
+    letters = {"width": "W", "depth": "D"}
+    suffix = "".join(f"{letters[o]}{v}" if o in letters else tokens[o, v] for o, v in changed.items())
+    family, _, pooled = config.name.partition("_")
+    return f"{family}{suffix}_{pooled}" if pooled else f"{family}{suffix}"
+
+
+def _parse(name: str) -> tuple[str, dict[str, Any]]:
+    """A short name -> family and options."""
+    base, _, pooled = name.partition("_")
+    for family in sorted(FAMILIES, key=len, reverse=True):
+        stem, _, wanted = family.partition("_")
+        tokens = base.removeprefix(stem)
+        parts = _OPTION.findall(tokens)
+        if base.startswith(stem) and pooled == wanted and "".join(parts) == tokens:
+            return family, dict(_TOKENS.get(p) or ({"D": "depth", "W": "width"}[p[0]], int(p[1:])) for p in parts)
+    known = [*FAMILIES, *(f"{f}BN" for f, family in FAMILIES.items() if family.options), "ConvNetD4", "ConvNetW256"]
+    raise UserError(f"unknown network {name!r}; {near_misses(name, known)}, or give my_package.my_module:MyNetwork")
+
+
+def _options_of(name: str) -> str:
+    options = FAMILIES[name].options
+    return f"its options are {', '.join(options)}" if options else "it has none"

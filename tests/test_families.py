@@ -1,0 +1,175 @@
+"""Every family against PyTorch, the short names, and networks of one's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmjax import networks
+from dmjax.config import NetworkConfig
+from dmjax.errors import UserError
+
+FAST = [
+    ("MLP", "none", (28, 28, 1)),
+    ("LeNet", "none", (32, 32, 3)),
+    ("AlexNet", "none", (28, 28, 1)),
+    ("AlexNet", "batch", (32, 32, 3)),
+    ("VGG11", "batch", (32, 32, 3)),
+    ("ResNet18", "instance", (28, 28, 1)),
+    ("ResNet18_AP", "batch", (28, 28, 1)),
+]
+SLOW = [
+    (family, kind, shape)
+    for family, kinds in {
+        "MLP": ["none"],
+        "LeNet": ["none"],
+        "AlexNet": ["none", "batch", "instance", "group"],
+        **{f"VGG{n}": ["none", "instance", "batch", "group"][: 4 if n == 11 else 2] for n in (11, 13, 16, 19)},
+        **{name: ["none", "instance", "batch", "group"] for name in ("ResNet18", "ResNet18_AP")},
+    }.items()
+    for kind in kinds
+    for shape in [(28, 28, 1), (32, 32, 3), (64, 64, 3)]
+    if (family, kind, shape) not in FAST
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "norm", "shape"), [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+)
+def test_family_matches_torch(torch, rng, family, norm, shape):
+    """Features, logits, the gradient w.r.t. the images, and the number of parameters, from the same parameters."""
+    import torch_networks
+
+    config = NetworkConfig(name=family, norm=norm if "norm" in networks.FAMILIES[family].options else None)
+    network = networks.create(config, 7, shape)
+    variables = jax.jit(lambda key: networks.init(network, key, shape))(jax.random.key(0))
+    # Scales and biases of norms start at 1 and 0, where mistakes hide.
+    noise = lambda p: p + jnp.asarray(rng.normal(size=p.shape) * 0.1 * np.asarray(p).std(), jnp.float32)  # noqa: E731
+    variables = {**variables, "params": jax.tree.map(noise, variables["params"])}
+    oracle = torch_networks.load(torch_networks.create(family, norm, 7, shape), variables["params"])
+    count = sum(p.numel() for p in oracle.parameters())
+    assert sum(p.size for p in jax.tree.leaves(variables["params"])) == count
+
+    x = rng.normal(size=(3, *shape)).astype(np.float32)
+    tx = torch.tensor(x, requires_grad=True)
+    features = oracle.embed(tx.permute(0, 3, 1, 2))
+    run = jax.jit(lambda v: networks.embed(network, variables, v, jnp.ones(3)))
+    actual, pull_back = jax.vjp(run, jnp.asarray(x))
+    expected = features.detach().numpy()
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    logits = jax.jit(lambda v: network.apply(variables, v, train=True, mutable=["batch_stats"])[0])(x)
+    np.testing.assert_allclose(logits, oracle.classifier(features).detach(), rtol=1e-4, atol=1e-4)
+    cotangent = rng.normal(size=expected.shape).astype(np.float32)
+    features.backward(torch.tensor(cotangent))
+    gradient = tx.grad.numpy()
+    np.testing.assert_allclose(
+        pull_back(jnp.asarray(cotangent))[0], gradient, rtol=1e-4, atol=1e-4 * np.abs(gradient).max()
+    )
+
+
+@pytest.mark.parametrize("name", ["MLP", "LeNet", "AlexNetBN", "VGG11", "ResNet18", "ResNet18_AP"])
+def test_initial_parameters_are_pytorchs(name):
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases, 1 and 0 for norms."""
+    network = networks.create(NetworkConfig(name=name), 10, (32, 32, 3))
+    params = jax.jit(lambda key: networks.init(network, key, (32, 32, 3)))(jax.random.key(1))["params"]
+    for layer, wrapped in params.items():
+        ((kind, values),) = wrapped.items()
+        values = {k: np.asarray(v) for k, v in values.items()}
+        if kind == "norm":
+            np.testing.assert_array_equal(values["scale"], np.ones_like(values["scale"]))
+            np.testing.assert_array_equal(values["bias"], np.zeros_like(values["bias"]))
+            continue
+        bound = 1 / np.sqrt(values["kernel"].size / values["kernel"].shape[-1])
+        kernel = np.sort(values["kernel"].ravel())
+        assert np.abs(kernel).max() <= bound, layer
+        np.testing.assert_allclose(kernel.var(), bound**2 / 3, rtol=12 / np.sqrt(len(kernel)))
+        # Kolmogorov-Smirnov distance to the uniform distribution, at a level of about one in a million
+        empirical = np.arange(1, len(kernel) + 1) / len(kernel)
+        assert np.abs(empirical - (kernel + bound) / (2 * bound)).max() < 2.7 / np.sqrt(len(kernel)), layer
+        if "bias" in values:
+            assert 0 < np.abs(values["bias"]).max() <= bound
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "options"),
+    [
+        ("ConvNet", "ConvNet", {"width": 128, "depth": None, "norm": "instance"}),
+        ("ConvNetD4", "ConvNet", {"depth": 4}),
+        ("ConvNetW256", "ConvNet", {"width": 256}),
+        ("ConvNetBN", "ConvNet", {"norm": "batch"}),
+        ("ConvNetASwishBN", "ConvNet", {"norm": "batch", "activation": "swish"}),
+        ("ConvNetW64D2ASNPNN", "ConvNet", {"width": 64, "depth": 2, "pooling": "none", "norm": "none"}),
+        ("AlexNet", "AlexNet", {"norm": "none", "width": None}),
+        ("AlexNetBN", "AlexNet", {"norm": "batch"}),
+        ("VGG11BN", "VGG11", {"norm": "batch"}),
+        ("ResNet18BN_AP", "ResNet18_AP", {"norm": "batch"}),
+        ("ResNet18_AP", "ResNet18_AP", {"norm": "instance"}),
+    ],
+)
+def test_short_names(name, family, options):
+    resolved = networks.resolve(NetworkConfig(name=name))
+    assert resolved.name == family
+    assert {option: getattr(resolved, option) for option in options} == options
+    assert networks.resolve(resolved) == resolved
+    assert networks.resolve(NetworkConfig(name=networks.short_name(resolved))) == resolved
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (NetworkConfig(name="ConvNetBM"), "did you mean 'ConvNetBN'"),
+        (NetworkConfig(name="Resnet18"), "did you mean 'ResNet18'"),
+        (NetworkConfig(name="VGG12"), "unknown network 'VGG12'"),
+        (NetworkConfig(name="ConvNetD4", depth=3), "contradict"),
+        (NetworkConfig(name="AlexNet", width=64), "width is not an option of AlexNet; its options are norm"),
+        (NetworkConfig(name="MLP", norm="batch"), "norm is not an option of MLP; it has none"),
+        (NetworkConfig(name="no_such_module:Net"), "cannot be imported: ModuleNotFoundError"),
+        (NetworkConfig(name="math:sin"), "math has no Flax module 'sin'"),
+        (NetworkConfig(name="flax.linen:Dense"), "Dense needs a method embed"),
+    ],
+    ids=lambda x: x.name if isinstance(x, NetworkConfig) else "",
+)
+def test_bad_names_say_what_is_wrong(config, message):
+    with pytest.raises(UserError, match=message):
+        networks.create(config, 10, (32, 32, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("LeNet", (8, 8, 3)), ("VGG11", (28, 28, 3)), ("ResNet18", (16, 16, 3)), ("AlexNet", (4, 4, 3))],
+)
+def test_images_that_are_too_small(name, shape):
+    with pytest.raises(UserError, match=f"{name} needs images of at least"):
+        networks.create(NetworkConfig(name=name), 10, shape)
+
+
+@pytest.mark.parametrize("name", [n for n in networks.FAMILIES if n not in ("VGG13", "VGG16", "VGG19")])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_smallest_image_leaves_features(name, channels):
+    side = networks.FAMILIES[name].smallest[channels == 1]
+    network = networks.create(NetworkConfig(name=name), 3, (side, side, channels))
+    x = jnp.zeros((2, side, side, channels))
+    logits, _ = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), x, train=True))
+    assert logits.shape == (2, 3)
+    features, _ = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), x, method="embed"))
+    assert features.shape[1] > 0
+
+
+def test_a_network_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "my_networks.py").write_text(
+        "import flax.linen as nn\n"
+        "class Mine(nn.Module):\n"
+        "    num_classes: int\n"
+        "    width: int = 4\n"
+        "    def setup(self):\n"
+        "        self.conv, self.dense = nn.Conv(self.width, (3, 3)), nn.Dense(self.num_classes)\n"
+        "    def embed(self, x):\n"
+        "        return nn.relu(self.conv(x))\n"
+        "    def __call__(self, x):\n"
+        "        return self.dense(self.embed(x).mean((1, 2)))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    network = networks.create(NetworkConfig(name="my_networks:Mine", width=6), 3, (8, 8, 1))
+    variables = networks.init(network, jax.random.key(0), (8, 8, 1))
+    assert networks.embed(network, variables, jnp.ones((2, 8, 8, 1)), jnp.ones(2)).shape == (2, 8 * 8 * 6)
+    assert network.apply(variables, jnp.ones((2, 8, 8, 1)), train=True).shape == (2, 3)
