@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dmjax import cli, coreset, experiment, files, loop, processes, signals
+from dmjax import cli, compilation, coreset, experiment, files, loop, processes, signals
 from dmjax.artifacts import SyntheticSet
 from dmjax.config import Config, flatten
 from dmjax.data import Dataset
@@ -68,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> None:
+    compilation.use_cache()
     path, arguments = cli.take(arguments, "--config")
     if path is None and not {"-h", "--help"} & set(arguments):
         raise UserError("name an experiment file, for example --config experiments/tiny.py")

@@ -181,6 +181,8 @@ class EvaluateConfig:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     synthetic: Path | None = None
     """The synthetic.npz to evaluate; data, network and recipe are those of its run unless given."""
+    pool: Literal["cross", "mixed", "width", "depth", "activation", "pooling", "norm"] | None = None
+    """Train all networks of a pool instead: several families, or ConvNets that differ in one option."""
     random_real: int | None = None
     """Evaluate this many random real images per class instead of a synthetic set."""
     seed: int = 0

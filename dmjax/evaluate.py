@@ -2,6 +2,10 @@
 
     python -m dmjax.evaluate --synthetic runs/tiny/synthetic.npz
 
+    python -m dmjax.evaluate --synthetic runs/tiny/synthetic.npz --network.name ConvNetD2BN
+
+    python -m dmjax.evaluate --synthetic runs/mnist/synthetic.npz --pool cross --json cross.json
+
     python -m dmjax.evaluate --config experiments/mnist.py --random-real 10
 
 --config FILE names an experiment whose data, network and recipe are the defaults of the other flags.
@@ -9,6 +13,7 @@
 
 import dataclasses
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from dmjax import artifacts, cli, coreset, experiment, files, networks, training
+from dmjax import artifacts, cli, compilation, coreset, experiment, files, networks, training
 from dmjax import config as configuration
 from dmjax.artifacts import SyntheticSet
 from dmjax.config import AugmentConfig, Config, EvaluateConfig, NetworkConfig
@@ -168,10 +173,11 @@ def _classes(of: SyntheticSet | Dataset) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    return cli.run(_main, arguments, when_interrupted="nothing was written")
+    return cli.run(_main, arguments, when_interrupted="the networks that are in the table are in --json")
 
 
 def _main(arguments: list[str]) -> None:
+    compilation.use_cache()
     path, arguments = cli.take(arguments, "--synthetic")
     like, arguments = cli.take(arguments, "--config")
     synthetic, default = None, EvaluateConfig()
@@ -187,24 +193,47 @@ def _main(arguments: list[str]) -> None:
     if config.json is not None:
         files.check_writable(config.json)
     dataset = load_dataset(config.data, config.progress)
-    if config.random_real is not None:
-        what = f"{config.random_real} random real images per class"
-        accuracy = evaluate_random_real(config, dataset, config.random_real)
-    elif synthetic is not None:
-        what = str(path)
-        accuracy = evaluate(
-            synthetic,
-            dataset,
-            network=config.network,
-            augment=config.augment,
-            seed=config.seed,
-            progress=config.progress,
-            **configuration.flatten(config.evaluation),
-        )
-    shown = networks.short_name(config.network)
-    print(f"{what}: {accuracy} (test accuracy on {dataset.name}, {len(accuracy.values)} {shown} networks)")
-    if config.json is not None:
-        files.write_json(config.json, {"dataset": dataset.name, "networks": {shown: accuracy.to_dict()}})
+    chosen = _pool(config)
+    for network in chosen.values():  # what does not fit the images is said before anything is trained
+        networks.create(network, dataset.num_classes, dataset.image_shape)
+    what = str(path) if synthetic is not None else f"{config.random_real} random real images per class"
+    recipe = config.evaluation
+    print(f"{what}: test accuracy on {dataset.name}, {recipe.networks} networks each, {recipe.epochs} epochs\n")
+    print("| network | accuracy | seconds |\n|---|---|---|", flush=True)
+    report: dict[str, Any] = {"dataset": dataset.name, "set": what, "networks": {}, "seconds": 0.0}
+    for name, network in chosen.items():
+        start = time.perf_counter()
+        accuracy = _measure(dataclasses.replace(config, network=network), synthetic, dataset, name)
+        seconds = time.perf_counter() - start
+        print(f"| {name} | {accuracy} | {seconds:.1f} |", flush=True)
+        report["networks"][name] = {**accuracy.to_dict(), "seconds": seconds}
+        report["seconds"] += seconds
+        if config.json is not None:
+            files.write_json(config.json, report)  # what is measured stays, whatever comes next
+
+
+def _pool(config: EvaluateConfig) -> dict[str, NetworkConfig]:
+    """The networks to train, by their short names."""
+    if config.pool is None:
+        return {networks.short_name(config.network): config.network}
+    made = (NetworkConfig(name=name, precision=config.network.precision) for name in networks.POOLS[config.pool])
+    return dict(zip(networks.POOLS[config.pool], map(networks.resolve, made), strict=True))
+
+
+def _measure(config: EvaluateConfig, synthetic: SyntheticSet | None, dataset: Dataset, name: str) -> Accuracy:
+    if synthetic is None:
+        assert config.random_real is not None
+        return evaluate_random_real(config, dataset, config.random_real)
+    return evaluate(
+        synthetic,
+        dataset,
+        network=config.network,
+        augment=config.augment,
+        seed=config.seed,
+        progress=config.progress,
+        description=name,
+        **configuration.flatten(config.evaluation),
+    )
 
 
 def _like_run(config: Config, synthetic: Path | None) -> EvaluateConfig:

@@ -156,7 +156,9 @@ def test_a_run_and_what_it_leaves_behind(capsys, tmp_path):
     flags = ("--synthetic", run / "synthetic.npz", "--json", tmp_path / "e.json")
     status, out, _ = call(evaluate, capsys, *flags)
     assert status == 0
-    assert json.loads((tmp_path / "e.json").read_text())["networks"]["ConvNet"] == results["accuracy"]["synthetic"]
+    (measured,) = json.loads((tmp_path / "e.json").read_text())["networks"].items()
+    assert measured[0] == "ConvNetW4D1"
+    assert measured[1].items() >= results["accuracy"]["synthetic"].items()
     error = one_line_error(evaluate, capsys, "--synthetic", tmp_path / "none.npz")
     assert "none.npz" in error
     (run / "synthetic.npz").write_bytes((run / "synthetic.npz").read_bytes()[:1000])
@@ -177,6 +179,31 @@ def test_random_real_subsets_can_be_evaluated(capsys):
     assert "3 random real images per class" in out
     error = one_line_error(evaluate, capsys, *TINY, *quick)
     assert "--synthetic" in error
+
+
+def test_a_pool_is_a_table_and_a_report(capsys, tmp_path):
+    quick = ("--evaluation.networks", 2, "--evaluation.epochs", 1, "--json", tmp_path / "pool.json")
+    status, out, _ = call(evaluate, capsys, *TINY, "--random-real", 1, *quick, "--pool", "pooling")
+    assert status == 0
+    report = json.loads((tmp_path / "pool.json").read_text())
+    assert list(report["networks"]) == ["ConvNetNP", "ConvNetMP", "ConvNetAP"]
+    for name, row in report["networks"].items():
+        assert np.isclose(row["mean"], np.mean(row["values"]))
+        assert len(row["values"]) == 2
+        assert f"| {name} | " in out
+    assert report["seconds"] == pytest.approx(sum(row["seconds"] for row in report["networks"].values()))
+    error = one_line_error(evaluate, capsys, *TINY, "--random-real", 1, *quick, "--pool", "cross")
+    assert "VGG11 needs images of at least 28x28" in error
+
+
+def test_another_network_drops_the_options_of_the_experiments(capsys):
+    quick = ("--random-real", 1, "--evaluation.networks", 1, "--evaluation.epochs", 1)
+    status, out, _ = call(evaluate, capsys, *TINY, *quick, "--network.name", "MLP")
+    assert status == 0
+    assert "| MLP | " in out
+    assert "contradict" in one_line_error(
+        evaluate, capsys, *TINY, *quick, "--network.name", "ConvNetD1", "--network.depth", 2
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(capsys, tmp_path):

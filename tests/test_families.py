@@ -114,6 +114,11 @@ def test_short_names(name, family, options):
     assert networks.resolve(NetworkConfig(name=networks.short_name(resolved))) == resolved
 
 
+@pytest.mark.parametrize("name", [name for pool in networks.POOLS.values() for name in pool])
+def test_pools_hold_networks(name):
+    assert networks.create(NetworkConfig(name=name), 10, (32, 32, 3)).num_classes == 10
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

@@ -14,8 +14,9 @@ from dmjax.config import NetworkConfig
 from dmjax.errors import UserError
 from dmjax.networks import convnet, custom
 from dmjax.networks.families import FAMILIES, OPTIONS, on_top_of, resolve, short_name
+from dmjax.networks.pools import POOLS
 
-__all__ = ["FAMILIES", "OPTIONS", "create", "embed", "init", "on_top_of", "resolve", "short_name"]
+__all__ = ["FAMILIES", "OPTIONS", "POOLS", "create", "embed", "init", "on_top_of", "resolve", "short_name"]
 
 
 def create(
