@@ -72,13 +72,16 @@ def torch_convnet(torch, config, params, num_classes, shape):
 
 
 OPTIONS = [
-    NetworkConfig(width=8, depth=3),
-    NetworkConfig(width=64, depth=3),  # wide enough for Winograd's algorithm
-    NetworkConfig(width=8, depth=1, norm="none", pooling="none"),
-    NetworkConfig(width=8, depth=2, norm="layer", activation="swish"),
-    NetworkConfig(width=8, depth=2, norm="group", activation="sigmoid", pooling="max"),
-    NetworkConfig(width=8, depth=2, norm="batch", activation="leakyrelu"),
-    NetworkConfig(width=12, depth=4, norm="instance", activation="leakyrelu", pooling="max"),
+    networks.resolve(config)
+    for config in (
+        NetworkConfig(width=8, depth=3),
+        NetworkConfig(width=64, depth=3),  # wide enough for Winograd's algorithm
+        NetworkConfig(width=8, depth=1, norm="none", pooling="none"),
+        NetworkConfig(width=8, depth=2, norm="layer", activation="swish"),
+        NetworkConfig(width=8, depth=2, norm="group", activation="sigmoid", pooling="max"),
+        NetworkConfig(width=8, depth=2, norm="batch", activation="leakyrelu"),
+        NetworkConfig(width=12, depth=4, norm="instance", activation="leakyrelu", pooling="max"),
+    )
 ]
 
 
