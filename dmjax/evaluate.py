@@ -173,7 +173,7 @@ def _classes(of: SyntheticSet | Dataset) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    return cli.run(_main, arguments, when_interrupted="the networks that are in the table are in --json")
+    return cli.run(_main, arguments, when_interrupted="the rows that are in the table are in the --json file")
 
 
 def _main(arguments: list[str]) -> None:
