@@ -184,7 +184,29 @@ def test_a_network_of_ones_own(tmp_path, monkeypatch):
         "    def __call__(self, x):\n"
         "        return self.dense(self.embed(x).mean((1, 2)))\n"
     )
+    (tmp_path / "bad_networks.py").write_text(
+        "import flax.linen as nn\n"
+        "class Empty(nn.Module):\n"
+        "    def embed(self, x):\n"
+        "        return x\n"
+        "    def __call__(self, x):\n"
+        "        return x\n"
+        "class Raises(Empty):\n"
+        "    def embed(self, x):\n"
+        "        raise ValueError('of no use')\n"
+        "class Wide(Empty):\n"
+        "    @nn.compact\n"
+        "    def __call__(self, x):\n"
+        "        return nn.Dense(5)(x.reshape(len(x), -1))\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
+    for name, message in (
+        ("Empty", "no parameters"),
+        ("Raises", "ValueError: of no use"),
+        ("Wide", r"logits \(2, 5\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            networks.create(NetworkConfig(name=f"bad_networks:{name}"), 3, (8, 8, 1))
     network = networks.create(NetworkConfig(name="my_networks:Mine", width=6), 3, (8, 8, 1))
     variables = networks.init(network, jax.random.key(0), (8, 8, 1))
     assert networks.embed(network, variables, jnp.ones((2, 8, 8, 1)), jnp.ones(2)).shape == (2, 8 * 8 * 6)

@@ -38,7 +38,7 @@ def create(
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     shared = {"num_classes": num_classes, "axis_name": tuple(axis_name), "precision": config.precision}
     if ":" in config.name:
-        return custom.create(config.name, shared | given)
+        return custom.create(config.name, shared | given, image_shape)
     family = FAMILIES[config.name]
     side, smallest = min(image_shape[:2]), family.smallest[image_shape[2] == 1]
     if side < smallest:

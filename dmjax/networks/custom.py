@@ -6,10 +6,12 @@ and of `num_classes`, `axis_name`, `precision` that are fields of it.
 
 import importlib
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from dmjax.errors import UserError
 
@@ -31,14 +33,34 @@ def load(path: str) -> type[nn.Module]:
     return found
 
 
-def create(path: str, options: dict[str, Any]) -> nn.Module:
-    """Makes the user's network of those options that it has."""
+def create(path: str, options: dict[str, Any], image_shape: Sequence[int]) -> nn.Module:
+    """Makes the user's network of those options that it has, and tries it on the shapes of two images.
+
+    Raises:
+      UserError: it cannot be imported, made or run, or does not give what it should.
+    """
     made_by = load(path)
     fields = {f for f in inspect.signature(made_by).parameters if f not in ("parent", "name")}
     try:
-        return Custom(made_by(**{name: value for name, value in options.items() if name in fields}))
-    except TypeError as error:
-        raise UserError(f"network.name {path!r} cannot be made: {error}") from None
+        network = Custom(made_by(**{name: value for name, value in options.items() if name in fields}))
+        variables, logits = jax.eval_shape(lambda: _try(network, image_shape))
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"network.name {path!r} does not run: {type(error).__name__}: {reason}") from error
+    if not variables.get("params"):
+        raise UserError(f"network.name {path!r} has no parameters to draw")
+    if logits.shape != (2, options["num_classes"]):
+        raise UserError(
+            f"network.name {path!r} gives logits {logits.shape} for 2 images of {options['num_classes']} classes"
+        )
+    return network
+
+
+def _try(network: nn.Module, image_shape: Sequence[int]) -> tuple[Any, jax.Array]:
+    images = jnp.zeros((2, *image_shape))
+    variables = network.init(jax.random.key(0), images, train=True)
+    network.apply(variables, images, train=True, method="embed", mutable=["batch_stats"])
+    return variables, network.apply(variables, images)
 
 
 class Custom(nn.Module):
