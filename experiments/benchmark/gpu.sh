@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that is to be measured on an NVIDIA GPU, in one command and well within ten minutes:
+# Everything that is to be measured on an NVIDIA GPU, in one command, meant for less than ten minutes:
 #
 #     experiments/benchmark/gpu.sh [FOLDER]
 #
@@ -21,5 +21,5 @@ flags=()
 for case in $cases; do flags+=(--case "$case"); done
 for precision in ${PRECISIONS:-bfloat16 tf32 float32}; do
   # shellcheck disable=SC2086
-  python3 -m dmjax.benchmark "${flags[@]}" --network.precision "$precision" --peer torch --json "$out/$precision.json" ${OPTIONS:-}
+  python3 -m dmjax.benchmark "${flags[@]}" --network.precision "$precision" --peer torch --json "$out/$precision.json" ${OPTIONS:---seconds 1 --blocks 3}
 done
