@@ -78,7 +78,7 @@ def test_class_loss_matches_numpy_and_its_closed_form_gradient(rng):
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 def test_a_whole_step_matches_torch(torch, rng, norm):
     """Same parameters, indices and augmentation as the step draws: loss, gradient and the SGD update agree."""
-    config = dataclasses.replace(CONFIG, network=NetworkConfig(width=4, depth=2, norm=norm))
+    config = dataclasses.replace(CONFIG, network=networks.resolve(NetworkConfig(width=4, depth=2, norm=norm)))
     _, one_step = make(config, axis_name=(step.CLASSES,) if norm == "batch" else ())
     data, state = data_of(rng, counts=[6, 5, 3]), start_of(rng)  # class 2 is smaller than the batch
     key = jax.random.key(7)
