@@ -23,6 +23,7 @@ def choose(
     per_device: int,
     compile: Callable[[Chunks], Any],
     limit: float,
+    whole: bool,
 ) -> tuple[Any, Chunks]:
     """Compiles with the preferred chunks, or with the largest ones that fit where those do not.
 
@@ -34,6 +35,7 @@ def choose(
       per_device: Classes of a device.
       compile: Makes the program of some chunks.
       limit: Bytes that a device has for it.
+      whole: All classes and images must be computed at once, as with batch norm.
 
     Returns:
       The compiled program and its chunks.
@@ -41,10 +43,10 @@ def choose(
     Raises:
       UserError: nothing fits.
     """
-    chunks = preferred(config, image_shape, per_device)
+    chunks = Chunks() if whole else preferred(config, image_shape, per_device)
     program = compile(chunks)
     while (need := peak_bytes(program)) > limit:
-        smaller = _smaller(config, chunks, per_device, need / limit)
+        smaller = None if whole else _smaller(config, chunks, per_device, need / limit)
         if smaller is None:
             if "auto" not in (config.class_chunk, config.image_chunk) and config.memory_gb is None:
                 break  # all is as the user wants it, and the analysis is no proof
@@ -58,11 +60,18 @@ def choose(
     return program, chunks
 
 
+def check_whole(config: Config) -> None:
+    """Raises a `UserError` where chunks are configured for a network with batch norm."""
+    for name in ("class_chunk", "image_chunk"):
+        if getattr(config, name) != "auto":
+            raise UserError(
+                f"{name} cannot be {getattr(config, name)} with batch norm, whose statistics are over all images"
+            )
+
+
 def preferred(config: Config, image_shape: Sequence[int], per_device: int) -> Chunks:
     """The fastest chunks where memory is no question: on a CPU the cache decides, an accelerator wants all at once."""
     cpu = jax.default_backend() == "cpu"
-    if config.network.norm == "batch":  # its statistics are over all classes and images
-        return Chunks()
     classes: int | None = config.class_chunk if config.class_chunk != "auto" else (1 if cpu else None)
     images: int | None = None if config.image_chunk == "auto" else config.image_chunk
     in_cache = max(1, _CPU_PIXELS // (image_shape[0] * image_shape[1]))
@@ -72,8 +81,6 @@ def preferred(config: Config, image_shape: Sequence[int], per_device: int) -> Ch
 
 def _smaller(config: Config, chunks: Chunks, per_device: int, excess: float) -> Chunks | None:
     """The next chunks to try when the program needs `excess` times what there is; None when there are none."""
-    if config.network.norm == "batch":
-        return None
     classes = chunks.classes or per_device
     if config.class_chunk == "auto" and classes > 1:
         return chunks._replace(classes=max(1, min(classes // 2, int(classes / excess))))

@@ -3,19 +3,14 @@
 import contextlib
 import dataclasses
 import fcntl
-import importlib.metadata
-import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from dmjax import config as configuration
-from dmjax import files
+from dmjax import files, machine
 from dmjax.config import Config, DistributedConfig
 from dmjax.data import Dataset
 from dmjax.errors import UserError
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class Workdir:
@@ -106,8 +101,6 @@ class Workdir:
 
 def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
     """Everything that a result depends on, as plain JSON values."""
-    import jax
-
     return {
         # The same wherever it is, and however many processes there are.
         "config": configuration.to_dict(dataclasses.replace(config, workdir=None, distributed=DistributedConfig())),
@@ -119,29 +112,5 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
             "test_images": len(dataset.test_labels),
             "fingerprint": dataset.fingerprint(),
         },
-        "versions": versions(),
-        "devices": [d.device_kind for d in jax.devices()],
-        "backend": jax.default_backend(),
-        "commit": _commit(),
+        **machine.describe(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that a result depends on."""
-    import dmjax
-
-    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"dmjax": dmjax.__version__, "python": platform.python_version(), **packages}
-
-
-def _commit() -> str | None:
-    """The commit of the source tree, with a + where it was changed; None for an installed package."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        tracked = subprocess.run([*git, "ls-files", "__init__.py"], capture_output=True, text=True, check=True).stdout
-        status = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + ("+" if status else "") if tracked else None

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from dmjax import memory
-from dmjax.config import Config, NetworkConfig
+from dmjax.config import Config
 from dmjax.errors import UserError
 from dmjax.step import Chunks
 
@@ -27,7 +27,7 @@ def needs(chunks, per_device=200):
 @pytest.mark.parametrize("gigabytes", [0.11, 0.2, 1, 16, 100])
 def test_what_is_chosen_fits(gigabytes, monkeypatch):
     monkeypatch.setattr(memory.jax, "default_backend", lambda: "gpu")
-    program, chunks = memory.choose(CONFIG, SHAPE, 200, needs, gigabytes * 1e9)
+    program, chunks = memory.choose(CONFIG, SHAPE, 200, needs, gigabytes * 1e9, False)
     assert memory.peak_bytes(program) <= gigabytes * 1e9
     if gigabytes == 100:
         assert chunks == Chunks(None, None, None)
@@ -39,12 +39,11 @@ def test_what_is_chosen_fits(gigabytes, monkeypatch):
 def test_what_is_fixed_stays_and_what_cannot_fit_is_said(monkeypatch):
     monkeypatch.setattr(memory.jax, "default_backend", lambda: "gpu")
     fixed = dataclasses.replace(CONFIG, class_chunk=7)
-    assert memory.choose(fixed, SHAPE, 200, needs, 1e9)[1].classes == 7
+    assert memory.choose(fixed, SHAPE, 200, needs, 1e9, False)[1].classes == 7
     with pytest.raises(UserError, match="are needed even with 1 class"):
-        memory.choose(CONFIG, SHAPE, 200, needs, 50e6)
-    batch_norm = dataclasses.replace(CONFIG, network=NetworkConfig(norm="batch"))
+        memory.choose(CONFIG, SHAPE, 200, needs, 50e6, False)
     with pytest.raises(UserError, match="are needed even"):
-        memory.choose(batch_norm, SHAPE, 200, needs, 1e9)
+        memory.choose(CONFIG, SHAPE, 200, needs, 1e9, True)
 
 
 def test_200_classes_of_64x64_fit_in_16_gb(run_command, tmp_path):

@@ -19,10 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from dmjax import cli, files, networks, signals
-from dmjax.benchmark import cases, machine, peer, profile, programs
+from dmjax import cli, files, machine, networks, signals
+from dmjax.benchmark import cases, peer, profile, programs, roofline
 from dmjax.benchmark.cases import Case
 from dmjax.config import BenchmarkConfig, EvaluationConfig
 from dmjax.errors import UserError
@@ -67,8 +68,8 @@ def _check(config: BenchmarkConfig) -> None:
 def _timing(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
     here = machine.describe()
     ceilings = {
-        "matmul_flops": machine.matmul_flops(config.network.precision),
-        "copy_bytes_per_second": machine.copy_bytes(),
+        "matmul_flops": roofline.matmul_flops(config.network.precision),
+        "copy_bytes_per_second": roofline.copy_bytes(),
     }
     print(
         f"{here['processor']} x {here['cpu_count']}, {here['backend']}: {', '.join(here['devices'])}; "
@@ -92,7 +93,7 @@ def _time(case: Case, config: BenchmarkConfig, ceilings: dict[str, float]) -> di
     batch = min(_RECIPE.batch_size, case.num_classes * case.ipc)
     network = programs.build_network(case, config)
     flops, moved = cases.work(case, config.network, network.depth, config.batch_real, batch)
-    devices = min(config.devices or 1_000_000, len(machine.describe()["devices"])) if case.kind == "condense" else 1
+    devices = min(config.devices or 1_000_000, jax.device_count()) if case.kind == "condense" else 1
     compute, memory = flops / devices / ceilings["matmul_flops"], moved / devices / ceilings["copy_bytes_per_second"]
     floor = max(compute, memory)
     if case.kind == "condense":
@@ -158,7 +159,7 @@ def _peer(case: Case, config: BenchmarkConfig, depth: int, batch: int) -> Iterat
         yield None
         return
     settings = {**case._asdict(), **dataclasses.asdict(config.network), "depth": depth, "batch_size": batch}
-    settings |= {"batch_real": config.batch_real, "backend": machine.describe()["backend"]}
+    settings |= {"batch_real": config.batch_real, "backend": jax.default_backend()}
     with peer.started(peer.find(config.peer), settings) as other:
         yield other
 
@@ -216,7 +217,7 @@ def _plan(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
 
 
 def _scaling(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
-    machine.simulate(max(config.scaling))
+    roofline.simulate(max(config.scaling))
     print("classes grow with the devices (weak scaling); one device's share, by the compiled program's analysis")
     rows = []
     for case in chosen:

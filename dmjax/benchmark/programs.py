@@ -173,7 +173,8 @@ class _Setup(NamedTuple):
             return self.sharding.compile(self.make(length, chunks), *arguments)
 
         limit = memory.limit(self.config)
-        return memory.choose(self.config, self.image_shape, self.sharding.per_device, compile, limit)
+        whole = networks.has_batch_norm(self.network, self.image_shape)
+        return memory.choose(self.config, self.image_shape, self.sharding.per_device, compile, limit, whole)
 
     def abstract(self, case: Case) -> tuple[Any, Any, Any]:
         """Shapes in place of a key, a state and data: enough to compile."""
@@ -195,8 +196,9 @@ def _setup(
         image_chunk=config.image_chunk,
         memory_gb=config.memory_gb,
     )
-    axes = axis_name if config.network.norm == "batch" else ()
-    network = networks.create(config.network, case.num_classes, case.image_shape, axes)
+    network = networks.create(config.network, case.num_classes, case.image_shape, axis_name)
+    if networks.has_batch_norm(network, case.image_shape):
+        memory.check_whole(settings)
     sharding = ClassSharding(case.num_classes, devices)
     return _Setup(settings, network, optimizer.create(settings.optimizer), sharding, case.image_shape)
 

@@ -12,11 +12,23 @@ import jax.numpy as jnp
 
 from dmjax.config import NetworkConfig
 from dmjax.errors import UserError
-from dmjax.networks import convnet, custom
-from dmjax.networks.families import FAMILIES, OPTIONS, on_top_of, resolve, short_name
+from dmjax.networks import custom
+from dmjax.networks.families import FAMILIES, OPTIONS, condensing_rate, on_top_of, resolve, short_name
 from dmjax.networks.pools import POOLS
 
-__all__ = ["FAMILIES", "OPTIONS", "POOLS", "create", "embed", "init", "on_top_of", "resolve", "short_name"]
+__all__ = [
+    "FAMILIES",
+    "OPTIONS",
+    "POOLS",
+    "condensing_rate",
+    "create",
+    "embed",
+    "has_batch_norm",
+    "init",
+    "on_top_of",
+    "resolve",
+    "short_name",
+]
 
 
 def create(
@@ -45,16 +57,17 @@ def create(
         raise UserError(
             f"{config.name} needs images of at least {smallest}x{smallest}, these are {image_shape[0]}x{image_shape[1]}"
         )
-    if family.make is convnet.ConvNet:
-        given["depth"] = convnet.choose_depth(config.depth, config.pooling, image_shape)
-        if config.norm == "group" and given["width"] % 4:
-            raise UserError(f"network.norm group needs a width that 4 divides, not {config.width}")
-    return family.make(**shared, **given)
+    return family.make(**shared, **family.fit(given, image_shape))
 
 
 def init(network: nn.Module, key: jax.Array, image_shape: Sequence[int]) -> Any:
     """Fresh variables: {"params": ...}, and {"batch_stats": ...} with batch norm."""
     return network.init(key, jnp.zeros((1, *image_shape)), train=True)
+
+
+def has_batch_norm(network: nn.Module, image_shape: Sequence[int]) -> bool:
+    """Whether a network keeps statistics of batches, so that no image can be treated on its own."""
+    return "batch_stats" in jax.eval_shape(lambda: init(network, jax.random.key(0), image_shape))
 
 
 def embed(network: nn.Module, variables: Any, images: jax.Array, weights: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """ConvNet: blocks of convolution, norm, activation and pooling (Gidaris & Komodakis 2018; the papers' default)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -37,15 +38,20 @@ class ConvNet(Network):
         return x.reshape(x.shape[0], -1)
 
 
-def choose_depth(depth: int | None, pooling: str | None, image_shape: Sequence[int]) -> int:
-    """The depth as given, or one that leaves features of 4x4; raises a `UserError` where it is too deep."""
+def fit(options: Mapping[str, Any], image_shape: Sequence[int]) -> Mapping[str, Any]:
+    """The options with the depth filled in, by default one that leaves features of 4x4.
+
+    Raises:
+      UserError: a depth that is too large for the images, or a width that group norm cannot divide.
+    """
+    if options["norm"] == "group" and options["width"] % 4:
+        raise UserError(f"network.norm group needs a width that 4 divides, not {options['width']}")
     side = min(image_shape[:2]) + (4 if image_shape[2] == 1 else 0)
-    deepest = side.bit_length() - 1 if pooling != "none" else 64
-    if depth is None:
-        return min(deepest, max(3, (side // 4).bit_length() - 1))
+    deepest = side.bit_length() - 1 if options["pooling"] != "none" else 64
+    depth = options.get("depth") or min(deepest, max(3, (side // 4).bit_length() - 1))
     if depth > deepest:
         raise UserError(
             f"network.depth {depth} is too deep for {image_shape[0]}x{image_shape[1]} images: "
             f"every block halves them; at most {deepest}"
         )
-    return depth
+    return {**options, "depth": depth}

@@ -41,9 +41,11 @@ def create(path: str, options: dict[str, Any], image_shape: Sequence[int]) -> nn
     """
     made_by = load(path)
     fields = {f for f in inspect.signature(made_by).parameters if f not in ("parent", "name")}
+    taken = {name: value for name, value in options.items() if name in fields}
     try:
-        network = Custom(made_by(**{name: value for name, value in options.items() if name in fields}))
-        variables, logits = jax.eval_shape(lambda: _try(network, image_shape))
+        network = Custom(made_by(**taken))
+        alone = Custom(made_by(**{name: value for name, value in taken.items() if name != "axis_name"}))
+        variables, logits = jax.eval_shape(lambda: _try(alone, image_shape))
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"network.name {path!r} does not run: {type(error).__name__}: {reason}") from error
@@ -52,6 +54,11 @@ def create(path: str, options: dict[str, Any], image_shape: Sequence[int]) -> nn
     if logits.shape != (2, options["num_classes"]):
         raise UserError(
             f"network.name {path!r} gives logits {logits.shape} for 2 images of {options['num_classes']} classes"
+        )
+    if "batch_stats" in variables and options["axis_name"] and "axis_name" not in fields:
+        raise UserError(
+            f"network.name {path!r} has batch norm, whose statistics are over all classes when condensing: give it a "
+            "field axis_name, and pass it to flax.linen.BatchNorm"
         )
     return network
 

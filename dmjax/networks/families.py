@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dmjax.config import NetworkConfig
 from dmjax.errors import UserError, near_misses
+from dmjax.networks import convnet
 from dmjax.networks.alexnet import AlexNet
 from dmjax.networks.base import Network
-from dmjax.networks.convnet import ConvNet
 from dmjax.networks.lenet import LeNet
 from dmjax.networks.mlp import MLP
 from dmjax.networks.resnet import ResNet
@@ -24,11 +24,15 @@ class Family(NamedTuple):
       make: The module; takes `num_classes`, `axis_name`, `precision` and the options.
       options: Its options and their defaults.
       smallest: Side of the smallest image that it can take; (three channels, one channel).
+      fit: Options and the shape (H, W, D) of the images -> options that fit it; raises a `UserError` where none do.
+      rates: Learning rates for condensing by norm; 1 for a norm that is not there.
     """
 
     make: Callable[..., Network]
     options: Mapping[str, Any]
     smallest: tuple[int, int] = (1, 1)
+    fit: Callable[[Mapping[str, Any], Sequence[int]], Mapping[str, Any]] = lambda options, image_shape: options
+    rates: Mapping[str | None, float] = {}
 
 
 OPTIONS = ("width", "depth", "activation", "norm", "pooling")
@@ -38,8 +42,8 @@ _CONVNET = {"width": 128, "depth": None, "activation": "relu", "norm": "instance
 _INSTANCE = {"norm": "instance"}
 
 FAMILIES: dict[str, Family] = {
-    "ConvNet": Family(ConvNet, _CONVNET),
-    "MLP": Family(MLP, {}),
+    "ConvNet": Family(convnet.ConvNet, _CONVNET, fit=convnet.fit),
+    "MLP": Family(MLP, {}, rates={None: 10.0}),
     "LeNet": Family(LeNet, {}, (16, 12)),
     "AlexNet": Family(AlexNet, {"norm": "none"}, (8, 4)),
     **{name: Family(functools.partial(VGG, stages=STAGES[name]), _INSTANCE, (32, 28)) for name in STAGES},
@@ -92,6 +96,15 @@ def on_top_of(given: NetworkConfig, default: NetworkConfig) -> NetworkConfig:
         return given
     same = [option for option in OPTIONS if getattr(given, option) == getattr(default, option)]
     return dataclasses.replace(given, **dict.fromkeys(same))
+
+
+def condensing_rate(config: NetworkConfig) -> float:
+    """The learning rate of SGD that suits a network which embeds images; 1, the paper's, for a network of one's own.
+
+    The gradient has the scale of the features, which differs by orders of magnitude between families. The rates make
+    the first update as large as the ConvNet's with the paper's rate; see experiments/results/learning_rates.md.
+    """
+    return 1.0 if ":" in config.name else FAMILIES[config.name].rates.get(config.norm, 1.0)
 
 
 def short_name(config: NetworkConfig) -> str:

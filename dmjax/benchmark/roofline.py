@@ -1,7 +1,5 @@
-"""The machine: what it is, and the two ceilings that are measured before anything else."""
+"""The two ceilings of the machine, which are measured before anything else."""
 
-import os
-import platform
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,19 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from dmjax.networks.layers import PRECISIONS
-from dmjax.workdir import versions
-
-
-def describe() -> dict[str, Any]:
-    """Hardware and versions, as plain JSON values."""
-    return {
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "backend": jax.default_backend(),
-        "devices": [d.device_kind for d in jax.devices()],
-        "versions": versions(),
-    }
 
 
 def simulate(num_devices: int) -> None:
@@ -71,11 +56,3 @@ def _seconds(function: Callable[[], jax.Array], repeats: int = 10, calls: int = 
         jax.block_until_ready(result)
         times.append((time.perf_counter() - start) / calls)
     return min(times)
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
