@@ -18,6 +18,8 @@ _PUBLIC = {
     "NetworkConfig": "dmjax.config",
     "AugmentConfig": "dmjax.config",
     "OptimizerConfig": "dmjax.config",
+    "EmbeddingConfig": "dmjax.config",
+    "PretrainedConfig": "dmjax.config",
     "EvaluationConfig": "dmjax.config",
     "CheckpointConfig": "dmjax.config",
     "DistributedConfig": "dmjax.config",

@@ -71,13 +71,41 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EmbeddingConfig:
+    """Where the parameters of the networks that embed images come from (Zhao & Bilen, Table 4)."""
+
+    distribution: Literal["random", "pool"] = "random"
+    """random: drawn afresh in every iteration; pool: those of networks trained on the whole set (--pretrained)."""
+    accuracy: tuple[float, float] | None = None
+    """Of the pool only the states whose validation accuracy is at least the first number and below the second."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedConfig:
+    """Networks trained on the whole training set by the recipe of --evaluation, with states kept along the way."""
+
+    path: Path | None = None
+    """The folder in which they are kept and shared by runs (default: one in the cache that fits these settings)."""
+    networks: int = 5
+    """How many networks, each with its own initialisation; more of them are added to those that are there."""
+    epochs: int = 20
+    """Passes of each over the training images."""
+    states: int = 20
+    """States kept of each besides the initial one, close together at the start, where accuracy rises fast."""
+    holdout: float = 0.1
+    """Part of the training images that is held out to measure the accuracy of the states."""
+    seed: int = 0
+    """Of the networks and of what is held out."""
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """The optax optimizer of the synthetic images."""
 
     name: str = "sgd"
     """Any optimizer of optax that takes a learning_rate."""
-    learning_rate: float = 1.0
-    """CIFAR-10 with 100 or more images per class wants 10."""
+    learning_rate: float | None = None
+    """By default 1 for a ConvNet, and what suits their features for others; CIFAR-10 wants 10 from 100 per class on."""
     options: tuple[tuple[str, float], ...] = (("momentum", 0.5),)
     """Further arguments of that optimizer, as NAME VALUE pairs."""
 
@@ -140,6 +168,8 @@ class Config:
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    embedding: EmbeddingConfig = dataclasses.field(default_factory=EmbeddingConfig)
+    pretrained: PretrainedConfig = dataclasses.field(default_factory=PretrainedConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
@@ -231,7 +261,7 @@ class BenchmarkConfig:
 
 # Fields that may change between two starts of the same run: they say where and how it is shown, not what is computed.
 _NOT_PART_OF_THE_RUN = (
-    *("workdir", "progress", "data.cache", "checkpoint.keep"),
+    *("workdir", "progress", "data.cache", "checkpoint.keep", "pretrained.path"),
     *("class_chunk", "image_chunk", "memory_gb"),
     *(f"distributed.{name}" for name in ("coordinator", "num_processes", "process_id", "timeout")),
 )

@@ -7,11 +7,12 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from dmjax import networks
+from dmjax import cli, networks
 from dmjax.config import AUGMENTATIONS, Config, EvaluateConfig, OptimizerConfig, flatten
 from dmjax.errors import UserError, near_misses
 
-R = typing.TypeVar("R", Config, EvaluateConfig)
+R = typing.TypeVar("R", bound=Config | EvaluateConfig)
+C = typing.TypeVar("C", bound=Config)
 
 
 def load_config(path: str | Path) -> Config:
@@ -39,6 +40,26 @@ def load_config(path: str | Path) -> Config:
     return config
 
 
+def parse(kind: type[C], arguments: list[str], prog: str, description: str) -> tuple[C, C]:
+    """Flags on top of the experiment file that `--config` names, both as they are given; see `resolve`.
+
+    Args:
+      kind: `Config`, or one with further fields.
+      arguments: Of the command line.
+      prog: The command, for --help.
+      description: Its docstring.
+
+    Returns:
+      What was given, and what it was given on top of.
+    """
+    path, arguments = cli.take(arguments, "--config")
+    if path is None and not {"-h", "--help"} & set(arguments):
+        raise UserError("name an experiment file, for example --config experiments/tiny.py")
+    loaded = load_config(path) if path else Config()
+    default = kind(**{field.name: getattr(loaded, field.name) for field in dataclasses.fields(Config)})
+    return cli.parse(kind, default, arguments, prog, description), default
+
+
 def validate(config: Config | EvaluateConfig) -> None:
     """Raises a `UserError` for values that cannot be right whatever the data are."""
     at_least_one = ["evaluation.networks", "evaluation.epochs", "evaluation.batch_size", "evaluation.whole_epochs"]
@@ -49,6 +70,8 @@ def validate(config: Config | EvaluateConfig) -> None:
         at_least_one += ["ipc", "iterations", "batch_real", "chunk", "class_chunk", "image_chunk"]
         at_least_one += ["checkpoint.every", "checkpoint.keep"]
         at_least_one += ["distributed.num_processes", "distributed.timeout"]
+        at_least_one += ["pretrained.networks", "pretrained.epochs", "pretrained.states"]
+        at_least_zero += ["pretrained.seed"]
         at_least_zero += ["evaluation.every", "images_every", "seed", "distributed.process_id"]
         above_zero += ["optimizer.learning_rate", "memory_gb"]
     else:
@@ -70,12 +93,8 @@ def validate(config: Config | EvaluateConfig) -> None:
         for name in names:
             if values[name] not in (None, "auto") and not holds(values[name]):
                 raise UserError(f"{name} must be {rule}, not {values[name]}")
-    if isinstance(config, Config) and config.network.norm == "batch":
-        for name in ("class_chunk", "image_chunk"):
-            if values[name] != "auto":
-                raise UserError(
-                    f"{name} cannot be {values[name]} with batch norm, whose statistics are over all images"
-                )
+    if isinstance(config, Config):
+        _validate_embedding(config)
     if config.seed >= 2**32:
         raise UserError(f"seed must be below 2**32, not {config.seed}")
     strategy = config.augment.strategy
@@ -83,6 +102,16 @@ def validate(config: Config | EvaluateConfig) -> None:
         if group not in AUGMENTATIONS:
             hint = near_misses(group, [*AUGMENTATIONS, "none"])
             raise UserError(f"augment.strategy: unknown group {group!r}; {hint}")
+
+
+def _validate_embedding(config: Config) -> None:
+    wanted = config.embedding.accuracy
+    if wanted is not None and config.embedding.distribution != "pool":
+        raise UserError("embedding.accuracy chooses from a pool of networks; give --embedding.distribution pool")
+    if wanted is not None and not 0 <= wanted[0] < wanted[1]:
+        raise UserError(f"embedding.accuracy needs a lower and a higher fraction, not {wanted[0]:g} {wanted[1]:g}")
+    if not 0 < config.pretrained.holdout < 1:
+        raise UserError(f"pretrained.holdout must be between 0 and 1, not {config.pretrained.holdout}")
 
 
 def _check_types(config: Any, prefix: str = "") -> None:
@@ -113,11 +142,17 @@ def resolve(config: R, default: R | None = None) -> R:
     if default is not None:
         network = networks.on_top_of(network, default.network)
     config = dataclasses.replace(config, network=networks.resolve(network))
+    if isinstance(config, Config) and config.optimizer.learning_rate is None:
+        rate = networks.condensing_rate(config.network)
+        config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=rate))
     validate(config)
     data = config.data
     data = dataclasses.replace(
         data, path=absolute(data.path), test_path=absolute(data.test_path), cache=absolute(data.cache)
     )
+    if isinstance(config, Config):
+        pretrained = dataclasses.replace(config.pretrained, path=absolute(config.pretrained.path))
+        config = dataclasses.replace(config, pretrained=pretrained)
     if isinstance(config, Config) and config.workdir is not None:
         config = dataclasses.replace(config, workdir=Path(config.workdir).expanduser())
     return dataclasses.replace(config, data=data)

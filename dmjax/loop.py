@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dmjax import artifacts, coreset, memory, networks, optimizer, processes, signals
+from dmjax import artifacts, coreset, memory, networks, optimizer, pretrained, processes, signals
 from dmjax.artifacts import SyntheticSet
 from dmjax.checkpoint import Checkpoints
 from dmjax.config import Config
@@ -55,8 +55,12 @@ class _Run:
     def __init__(self, config: Config, dataset: Dataset, workdir: Workdir | None):
         self.config, self.dataset, self.workdir = config, dataset, workdir
         self.sharding = ClassSharding(dataset.num_classes)
-        axes = (CLASSES, DEVICES) if config.network.norm == "batch" else ()
-        self.network = networks.create(config.network, dataset.num_classes, dataset.image_shape, axes)
+        shape = dataset.image_shape
+        self.network = networks.create(config.network, dataset.num_classes, shape, (CLASSES, DEVICES))
+        self.whole = networks.has_batch_norm(self.network, shape)
+        if self.whole:
+            memory.check_whole(config)
+        self.trained = processes.together(lambda: _trained(config, dataset))
         self.optimizer = optimizer.create(config.optimizer)
         root = jax.random.key(config.seed)
         self.key = self.sharding.put_key(jax.random.fold_in(root, 1))
@@ -112,11 +116,12 @@ class _Run:
             start = time.perf_counter()
             if not self.programs:
                 self.data = self.sharding.put_data(self.dataset.images, self.dataset.counts)
+                self.shared = [self.sharding.same(variables) for variables in self.trained]
             if self.chunks is None:
                 limit = float(processes.from_all(memory.limit(self.config)).min())
                 compile = functools.partial(self._compile, length)
                 shape, per_device = self.dataset.image_shape, self.sharding.per_device
-                program, self.chunks = memory.choose(self.config, shape, per_device, compile, limit)
+                program, self.chunks = memory.choose(self.config, shape, per_device, compile, limit, self.whole)
             else:
                 program = self._compile(length, self.chunks)
             self.programs[length] = program
@@ -126,12 +131,12 @@ class _Run:
     def _compile(self, length: int, chunks: Chunks) -> Any:
         mean, std = self.dataset.mean, self.dataset.std
         program = make_chunk(self.network, self.optimizer, self.config, mean, std, length, chunks)
-        return self.sharding.compile(program, self.key, self.state, self.data)
+        return self.sharding.compile(program, self.key, self.state, self.data, *self.shared)
 
     def _advance(self, program: Any, length: int) -> float:
         """Runs one chunk, records its losses, and saves where it is time to. Returns the mean loss."""
         start = time.perf_counter()
-        self.state, losses = program(self.key, self.state, self.data)
+        self.state, losses = program(self.key, self.state, self.data, *self.shared)
         losses = self.sharding.losses(losses)
         seconds = time.perf_counter() - start
         bad = np.flatnonzero(~np.isfinite(losses))
@@ -198,6 +203,13 @@ def _first_images(config: Config, dataset: Dataset, key: jax.Array) -> np.ndarra
         return normalize(coreset.random(dataset, config.ipc, key), dataset.mean, dataset.std)
     shape = (dataset.num_classes, config.ipc, *dataset.image_shape)
     return np.asarray(jax.random.normal(key, shape))
+
+
+def _trained(config: Config, dataset: Dataset) -> list[Any]:
+    """The variables of the networks that embeddings are drawn from; none where every iteration has fresh ones."""
+    if config.embedding.distribution == "random":
+        return []
+    return [pretrained.stack(pretrained.select(pretrained.states(config, dataset), config.embedding.accuracy))]
 
 
 def _not_finite(what: str, config: Config) -> NonFiniteLoss:

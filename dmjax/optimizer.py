@@ -12,7 +12,12 @@ from dmjax.errors import UserError, near_misses
 
 
 def create(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Builds the configured optax optimizer; raises a `UserError` for names and options that optax does not have."""
+    """Builds the configured optax optimizer, with the paper's learning rate of 1 where none is given.
+
+    Raises:
+      UserError: a name or an option that optax does not have.
+    """
+    rate = 1.0 if config.learning_rate is None else config.learning_rate
     name, options = config.name, dict(config.options)
     known = [n for n in dir(optax) if "learning_rate" in _parameters(getattr(optax, n)) and not n.startswith("_")]
     if name not in known:
@@ -26,7 +31,7 @@ def create(config: OptimizerConfig) -> optax.GradientTransformation:
                 f"give its own after --optimizer.options, or none"
             )
     try:
-        optimizer = getattr(optax, name)(learning_rate=config.learning_rate, **options)
+        optimizer = getattr(optax, name)(learning_rate=rate, **options)
         one = jnp.zeros((1,))
         with jax.numpy_dtype_promotion("standard"):  # which optax relies on
             jax.eval_shape(lambda g: optimizer.update(g, optimizer.init(g), g), one)  # some need more than a gradient

@@ -84,7 +84,7 @@ class ClassSharding:
         index = np.arange(self.num_classes, dtype=np.int32)
         return self.split(ClassData(images, np.asarray(counts, np.int32), index))
 
-    def compile(self, program: Program, key: jax.Array, state: State, data: ClassData) -> Any:
+    def compile(self, program: Program, key: jax.Array, state: State, data: ClassData, *shared: Any) -> Any:
         """Compiles a program for these devices; the state that is passed in is donated at every call.
 
         Args:
@@ -92,21 +92,22 @@ class ClassSharding:
           key: From `put_key`.
           state: From `put_state`.
           data: From `put_data`.
+          *shared: Further arguments, each from `same`.
         """
 
-        def share(key, state, data):
-            state, losses = program(jax.random.wrap_key_data(key), state, data)
+        def share(key, state, data, *shared):
+            state, losses = program(jax.random.wrap_key_data(key), state, data, *shared)
             return state, jax.lax.psum(losses.sum(axis=1), DEVICES)
 
         mapped = jax.pmap(
             share,
             axis_name=DEVICES,
-            in_axes=(None, _STATE_AXES, 0),
+            in_axes=(None, _STATE_AXES, 0, *[None] * len(shared)),
             out_axes=(_STATE_AXES, None),
             devices=self.devices,
             donate_argnums=(1,),
         )
-        return mapped.lower(key, state, data).compile()
+        return mapped.lower(key, state, data, *shared).compile()
 
     def losses(self, losses: jax.Array) -> np.ndarray:
         """The losses [length] of a compiled program on the host: sums over classes, divided by C."""

@@ -64,7 +64,7 @@ class Chunks(NamedTuple):
     synthetic: int | None = None
 
 
-Program = Callable[[jax.Array, State, ClassData], tuple[State, jax.Array]]
+Program = Callable[..., tuple[State, jax.Array]]
 
 
 def init_state(optimizer: optax.GradientTransformation, images: np.ndarray) -> State:
@@ -81,10 +81,10 @@ def make_chunk(
     length: int,
     chunks: Chunks,
 ) -> Program:
-    """Returns `(key, state, data) -> (state, losses)`: `length` steps in one program; losses float32 [length, C]."""
+    """Returns `(key, state, data, trained) -> (state, losses)`: `length` steps in one program; losses [length, C]."""
 
-    def run(key, state, data):
-        return jax.lax.scan(lambda s, _: step(key, s, data), state, None, length=length)
+    def run(key, state, data, trained=None):
+        return jax.lax.scan(lambda s, _: step(key, s, data, trained), state, None, length=length)
 
     step = make_step(network, optimizer, config, mean, std, chunks)
     return run
@@ -98,10 +98,13 @@ def make_step(
     std: np.ndarray,
     chunks: Chunks,
 ) -> Program:
-    """Returns `(key, state, data) -> (state, losses [C])`: one iteration of Algorithm 1.
+    """Returns `(key, state, data, trained) -> (state, losses [C])`: one iteration of Algorithm 1.
+
+    The program's `trained` holds the variables of K trained networks, [K, ...] each, of which every step draws one
+    (Table 4 of the paper); without it every step draws fresh parameters.
 
     Args:
-      network: Embeds the images; fresh parameters are drawn at every step.
+      network: Embeds the images.
       optimizer: Of the synthetic images.
       config: For the batch size and the augmentation.
       mean: [D], of pixels / 255.
@@ -109,9 +112,13 @@ def make_step(
       chunks: How much is computed at once.
     """
 
-    def step(key, state, data):
+    def step(key, state, data, trained=None):
         network_key, key = jax.random.split(jax.random.fold_in(key, state.iteration))
-        variables = networks.init(network, network_key, state.images.shape[2:])
+        if trained is None:
+            variables = networks.init(network, network_key, state.images.shape[2:])
+        else:
+            chosen = jax.random.randint(network_key, (), 0, len(jax.tree.leaves(trained)[0]))
+            variables = jax.tree.map(lambda leaf: leaf[chosen], trained)
 
         def loss_and_gradient(images, real, count, index):
             class_key = jax.random.fold_in(key, index)

@@ -89,19 +89,59 @@ def train(
       epochs: Passes over it.
       on_progress: Called with the number of steps done since the last call.
     """
-    n = len(examples.labels)
-    batch = min(recipe.batch_size, n)
-    per_epoch = -(-n // batch)
-    total = epochs * per_epoch
-    length = min(total, steps_per_dispatch(batch))
-    drop = (epochs // 2 + 1) * per_epoch  # first step at the lower rate, after the middle epoch
-    state = _start(network, key, examples, batch * per_epoch)
-    for done in range(0, total, length):
-        state = _run(network, recipe, length, batch, state, key, examples, np.int32(total), np.int32(drop))
+    plan = make_plan(recipe, len(examples.labels), epochs)
+    state = start(network, plan, key, examples)
+    return advance(network, recipe, plan, state, key, examples, plan.total, on_progress).variables
+
+
+class Plan(NamedTuple):
+    """How long a training takes.
+
+    Attributes:
+      batch: Images per step.
+      per_epoch: Steps of an epoch.
+      total: Steps of all epochs.
+      drop: First step at the lower learning rate, after the middle epoch.
+    """
+
+    batch: int
+    per_epoch: int
+    total: int
+    drop: int
+
+
+def make_plan(recipe: Recipe, images: int, epochs: int) -> Plan:
+    """The plan for so many epochs over so many images."""
+    batch = min(recipe.batch_size, images)
+    per_epoch = -(-images // batch)
+    return Plan(batch, per_epoch, epochs * per_epoch, (epochs // 2 + 1) * per_epoch)
+
+
+def start(network: nn.Module, plan: Plan, key: jax.Array, examples: Examples) -> TrainState:
+    """The state before the first step of a freshly initialised network."""
+    return _start(network, key, examples, plan.batch * plan.per_epoch)
+
+
+def advance(
+    network: nn.Module,
+    recipe: Recipe,
+    plan: Plan,
+    state: TrainState,
+    key: jax.Array,
+    examples: Examples,
+    until: int,
+    on_progress: Callable[[int], None] = lambda steps: None,
+) -> TrainState:
+    """Trains up to step `until` of the plan; the state that is passed in is donated. The rest as for `train`."""
+    length = min(plan.total, steps_per_dispatch(plan.batch))
+    done = int(state.step)
+    while done < until:
+        state = _run(network, recipe, length, plan.batch, state, key, examples, np.int32(until), np.int32(plan.drop))
         jax.block_until_ready(state.step)
-        on_progress(min(length, total - done))
+        on_progress(min(length, until - done))
+        done = min(done + length, until)
         signals.check()
-    return state.variables
+    return state
 
 
 def steps_per_dispatch(batch: int) -> int:
@@ -117,12 +157,12 @@ def _start(network, key, examples, padded):
 
 
 @functools.partial(jax.jit, static_argnames=("network", "recipe", "length", "batch"), donate_argnames=("state",))
-def _run(network, recipe, length, batch, state, key, examples, total, drop):
-    """Advances by `length` steps, or up to `total`: one program for any number of epochs."""
+def _run(network, recipe, length, batch, state, key, examples, until, drop):
+    """Advances by `length` steps, or up to step `until`: one program for any number of epochs."""
 
     def body(state, _):
         step = functools.partial(_step, network, recipe, batch, key=key, examples=examples, drop=drop)
-        return jax.lax.cond(state.step < total, step, lambda s: s, state), None
+        return jax.lax.cond(state.step < until, step, lambda s: s, state), None
 
     return jax.lax.scan(body, state, None, length=length)[0]
 
@@ -184,6 +224,20 @@ def test_examples(images: np.ndarray, labels: np.ndarray, mean: np.ndarray, std:
     missing = -len(labels) % _TEST_BATCH
     images = np.pad(images, [(0, missing)] + [(0, 0)] * 3)
     return jax.device_put(Examples(images, np.pad(labels, (0, missing), constant_values=-1), mean, std))
+
+
+def features(network: nn.Module, variables: Any, images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Features float32 [n, F] of images [n, H, W, D] (as in `Examples`) in a trained network, on the host."""
+    parts = [
+        _features(network, variables, images[i : i + _TEST_BATCH], mean, std)
+        for i in range(0, len(images), _TEST_BATCH)
+    ]
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+@functools.partial(jax.jit, static_argnames=("network",))
+def _features(network, variables, images, mean, std):
+    return network.apply(variables, normalize(images, mean, std), train=False, method="embed").astype(jnp.float32)
 
 
 def accuracy(network: nn.Module, variables: Any, examples: Examples) -> float:

@@ -1,0 +1,239 @@
+"""Networks trained on the whole training set: trained once, with states kept along the way, and shared by runs.
+
+A folder holds `about.json` (what they were trained on, and how) and for every network a folder with `states.json`, the
+list of its states, each of which is a file of its own. A file counts once it is in the list, so that a training that is
+killed goes on from the last state in it.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import serialization
+
+from dmjax import files, networks, signals, training
+from dmjax.config import Config
+from dmjax.data import Dataset, cache
+from dmjax.errors import UserError
+from dmjax.progress import progress_bar
+from dmjax.training import Examples, TrainState
+
+
+class State(NamedTuple):
+    """A network at one moment of its training.
+
+    Attributes:
+      path: The file of its variables.
+      step: Training steps done.
+      accuracy: On the training images that were held out, in [0, 1].
+      sha256: Of the file's content.
+    """
+
+    path: Path
+    step: int
+    accuracy: float
+    sha256: str
+
+    def load(self) -> Any:
+        """The variables of the network, on the host; raises a `UserError` where the file is not what was written."""
+        return _read(self.path, self.sha256)
+
+
+def states(config: Config, dataset: Dataset) -> list[list[State]]:
+    """The states of each of the configured networks from the first to the last, trained now where they are missing.
+
+    Args:
+      config: For `pretrained`, the network, and the recipe of `evaluation` with its augmentation.
+      dataset: On whose training images they are trained, those held out aside.
+
+    Raises:
+      UserError: the folder holds networks that were trained otherwise, or is damaged.
+      signals.Interrupted: the states so far are kept.
+    """
+    about = _about(config, dataset)
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    folder = config.pretrained.path or cache.folder(config.data.cache) / "pretrained" / digest
+    with _claimed(folder, about):
+        places = [folder / f"network_{i:03d}" for i in range(config.pretrained.networks)]
+        known = [_listed(place) for place in places]
+        if any(len(of_one) < len(_steps(config, dataset)) for of_one in known):
+            task = _Task(config, dataset)
+            known = [task.train(i, place, of_one) for i, (place, of_one) in enumerate(zip(places, known, strict=True))]
+        return known
+
+
+def within(states: Sequence[Sequence[State]], accuracy: tuple[float, float] | None) -> list[State]:
+    """The states of all networks whose validation accuracy is at least the first number and below the second."""
+    low, high = accuracy or (0.0, 1.0)
+    every = [state for of_one in states for state in of_one]
+    return [state for state in every if low <= state.accuracy < high or state.accuracy == high == 1]
+
+
+def select(states: Sequence[Sequence[State]], accuracy: tuple[float, float] | None) -> list[State]:
+    """The same; raises a `UserError` that says what accuracies there are where there is no such state."""
+    chosen = within(states, accuracy)
+    if accuracy and not chosen:
+        there = sorted(state.accuracy for of_one in states for state in of_one)
+        raise UserError(
+            f"none of the {len(there)} states in {states[0][0].path.parent.parent} has a validation accuracy from "
+            f"{accuracy[0]:g} to {accuracy[1]:g}; they have {there[0]:.2f} to {there[-1]:.2f}: give other bounds to "
+            "--embedding.accuracy, or train longer or keep more states with --pretrained.epochs and .states"
+        )
+    return chosen
+
+
+def stack(states: Sequence[State]) -> Any:
+    """The variables of K states as one tree of arrays [K, ...] on the host."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *(state.load() for state in states))
+
+
+def _about(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """All that the states depend on but their number."""
+    recipe = training.make_recipe(config.evaluation, config.augment)
+    settings = dataclasses.asdict(config.pretrained)
+    return {
+        "data set": {"name": dataset.name, "fingerprint": dataset.fingerprint()},
+        "network": dataclasses.asdict(config.network),
+        "recipe": {**recipe._asdict(), "augment": dataclasses.asdict(recipe.augment)},
+        "pretrained": {name: settings[name] for name in ("epochs", "states", "holdout", "seed")},
+    }
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, about: dict[str, Any]) -> Iterator[None]:
+    """Holds the folder while it is looked at or added to; another run that shares it waits."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --pretrained.path") from None
+    with lock:
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waiting:
+                    print(f"waiting for another run that trains networks in {folder}", flush=True)
+                waiting = True
+            signals.check()
+            time.sleep(0.5)
+        stored = files.read_json(folder / "about.json")
+        if stored is None:
+            files.write_json(folder / "about.json", about)
+        elif stored != about:
+            differing = next((k for k in about if not isinstance(stored, dict) or stored.get(k) != about[k]), "content")
+            before = stored.get(differing) if isinstance(stored, dict) else stored
+            raise UserError(
+                f"{folder} holds networks with another {differing} ({before}, not {about[differing]}); "
+                "choose another --pretrained.path"
+            )
+        yield
+
+
+def _listed(place: Path) -> list[State]:
+    content = files.read_json(place / "states.json") or []
+    try:
+        return [State(place / s["file"], s["step"], s["accuracy"], s["sha256"]) for s in content]
+    except (TypeError, KeyError):
+        raise UserError(f"{place / 'states.json'} is damaged; remove {place}, to train this network again") from None
+
+
+def _read(path: Path, sha256: str) -> Any:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; remove {path.parent}, to train it again") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{path} is damaged; remove {path.parent}, to train this network again")
+    return serialization.msgpack_restore(content)
+
+
+def _held_out(config: Config, dataset: Dataset) -> int:
+    """How many training images are held out; raises a `UserError` where none are left."""
+    images = int(dataset.counts.sum())
+    held = max(1, round(config.pretrained.holdout * images))
+    if held >= images:
+        raise UserError(f"pretrained.holdout {config.pretrained.holdout} leaves no image to train on")
+    return held
+
+
+def _steps(config: Config, dataset: Dataset) -> list[int]:
+    """The steps whose states are kept."""
+    images = int(dataset.counts.sum()) - _held_out(config, dataset)
+    recipe = training.make_recipe(config.evaluation, config.augment)
+    return milestones(training.make_plan(recipe, images, config.pretrained.epochs).total, config.pretrained.states)
+
+
+class _Task:
+    """What is needed to train networks: the images on the device, and the steps whose states are kept."""
+
+    def __init__(self, config: Config, dataset: Dataset):
+        self.config = config
+        images, labels = dataset.flat()
+        order = np.random.default_rng(config.pretrained.seed).permutation(len(labels))
+        held, kept = np.split(order, [_held_out(config, dataset)])
+        self.examples = jax.device_put(Examples(images[kept], labels[kept], dataset.mean, dataset.std))
+        self.validation = training.test_examples(images[held], labels[held], dataset.mean, dataset.std)
+        self.network = networks.create(config.network, dataset.num_classes, dataset.image_shape)
+        self.recipe = training.make_recipe(config.evaluation, config.augment)
+        self.plan = training.make_plan(self.recipe, len(kept), config.pretrained.epochs)
+        self.steps = _steps(config, dataset)
+
+    def train(self, index: int, place: Path, known: list[State]) -> list[State]:
+        """Trains one network on from the last of its known states, and returns them all."""
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.pretrained.seed), 4), index)
+        state = training.start(self.network, self.plan, key, self.examples)
+        if known:
+            state = _resume(place, known[-1].step, state)
+        name = f"training {place.name} on the whole set"
+        with progress_bar(None, name, self.config.progress, self.plan.total, initial=int(state.step)) as bar:
+            for step in self.steps[len(known) :]:
+                arguments = self.recipe, self.plan, state, key, self.examples, step, bar.update
+                state = training.advance(self.network, *arguments)
+                accuracy = training.accuracy(self.network, state.variables, self.validation)
+                known = [*known, _keep(place, state, accuracy)]
+                bar.set_postfix(accuracy=f"{100 * accuracy:.1f}%")
+        (place / f"{self.steps[-1]}.training").unlink(missing_ok=True)
+        return known
+
+
+def milestones(total: int, states: int) -> list[int]:
+    """The steps whose states are kept: 0, and `states` more whose distance grows; fewer where there are fewer steps."""
+    wanted = [round(total * (k / states) ** 2) for k in range(states + 1)]
+    return sorted(set(wanted))
+
+
+def _keep(place: Path, state: TrainState, accuracy: float) -> State:
+    """Writes a state, and what training goes on from; then the list that makes them count."""
+    state = jax.device_get(state)
+    step, content = int(state.step), serialization.to_bytes(state.variables)
+    kept = State(place / f"{step}.msgpack", step, accuracy, hashlib.sha256(content).hexdigest())
+    files.write_bytes(kept.path, content)
+    files.write_bytes(place / f"{step}.training", serialization.to_bytes(state))
+    known = _listed(place)
+    listed = [{**s._asdict(), "file": s.path.name} for s in [*known, kept]]
+    files.write_json(place / "states.json", [{k: v for k, v in s.items() if k != "path"} for s in listed])
+    if known:
+        (place / f"{known[-1].step}.training").unlink(missing_ok=True)
+    return kept
+
+
+def _resume(place: Path, step: int, template: TrainState) -> TrainState:
+    path = place / f"{step}.training"
+    try:
+        state = serialization.from_bytes(jax.device_get(template), path.read_bytes())
+        if int(state.step) != step:
+            raise ValueError("it is of another step")
+        return jax.device_put(state)
+    except Exception as error:  # whatever msgpack raises for broken files
+        raise UserError(f"{path} is damaged ({error}); remove {place}, to train this network again") from None
