@@ -1,11 +1,13 @@
-"""The cache of compiled programs: a second run of the same shapes starts from it."""
+"""Compiling: the cache from which a second run of the same shapes starts, and how long it took."""
 
 import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.monitoring
 
 from dmjax.data import cache
 
@@ -25,6 +27,22 @@ def use_cache() -> None:
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def seconds() -> float:
+    """Seconds that this process has spent compiling, or reading from the cache, since this module was imported."""
+    return sum(_seconds)
+
+
+_seconds: list[float] = []
+
+
+def _note(event: str, duration: float, **_: Any) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _seconds.append(duration)
+
+
+jax.monitoring.register_event_duration_secs_listener(_note)
 
 
 def _processor() -> str:

@@ -1,0 +1,129 @@
+"""A study: many runs in one folder, one file a measurement. What is there is kept, what fails does not stop the rest.
+
+`experiments/` has those of the paper; each adds to the configuration of a run what it varies, and reads
+
+    with study.opened(LargerSets, arguments, "python -m experiments.larger_sets", __doc__) as larger:
+        synthetic = larger.condense("ipc_100", dataclasses.replace(larger.config, ipc=100))
+        accuracy = larger.cell("ipc_100/accuracy", lambda: evaluate(synthetic, larger.dataset).to_dict())
+"""
+
+import contextlib
+import dataclasses
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from dmjax import compilation, experiment, files, loop
+from dmjax.artifacts import SyntheticSet
+from dmjax.config import Config
+from dmjax.data import Dataset
+from dmjax.data import load as load_dataset
+from dmjax.errors import UserError
+from dmjax.workdir import Workdir
+
+C = TypeVar("C", bound=Config)
+
+
+class Study(Generic[C]):
+    """The measurements below FOLDER/cells and the runs below FOLDER/runs.
+
+    Attributes:
+      config: What all runs start from; its `optimizer.learning_rate` is None where each network takes its own.
+      varied: The configuration with what the study varies.
+      dataset: The real images.
+      folder: Where everything is.
+      about: Configuration, data, hardware and versions, as plain JSON values.
+      failed: What went wrong in this start, one line by the name of the cell.
+    """
+
+    def __init__(self, config: Config, varied: C, dataset: Dataset, folder: Path, about: dict[str, Any]):
+        self.config, self.varied, self.dataset, self.folder, self.about = config, varied, dataset, folder, about
+        self.failed: dict[str, str] = {}
+
+    def cell(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """The result of a measurement, made now where it is missing; None if it fails.
+
+        Args:
+          name: Unique in the study; a path such as ConvNet/VGG11.
+          measure: Returns plain JSON values, to which `seconds` and, of them, `compile_seconds` are added.
+        """
+        path = self.folder / "cells" / f"{name}.json"
+        stored = files.read_json(path)
+        if stored is not None:
+            return stored
+        start, compiled = time.perf_counter(), compilation.seconds()
+        try:
+            stored = {**measure(), "seconds": time.perf_counter() - start}
+            stored["compile_seconds"] = compilation.seconds() - compiled
+        except Exception as error:  # whatever it is, the others can be measured
+            reason = (str(error).splitlines() or [""])[0]
+            self.failed[name] = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
+            print(f"{name}: failed: {self.failed[name]}", file=sys.stderr, flush=True)
+            return None
+        files.write_json(path, stored)
+        print(f"{name}: {_brief(stored)}", flush=True)
+        return stored
+
+    def condense(self, name: str, config: Config) -> SyntheticSet | None:
+        """The set of a run, in FOLDER/runs/NAME; resumed where it was interrupted, None if it fails."""
+        folder = self.folder / "runs" / name
+        made = folder / "synthetic.npz"
+
+        def measure() -> dict[str, Any]:
+            resolved = experiment.resolve(dataclasses.replace(config, workdir=folder))
+            with Workdir(resolved) as workdir:
+                clock = loop.run(resolved, self.dataset, workdir).clock
+            return {"condense_seconds": clock.condense}
+
+        return SyntheticSet.load(made) if self.cell(f"{name}/condense", measure) is not None else None
+
+    def finish(self, results: dict[str, Any], table: str) -> None:
+        """Prints the table, writes it and the results, and raises a `UserError` where something failed."""
+        seconds = sum((files.read_json(p) or {}).get("seconds", 0) for p in (self.folder / "cells").rglob("*.json"))
+        files.write_json(self.folder / "results.json", {**results, "seconds": seconds, "about": self.about})
+        files.write_bytes(self.folder / "table.md", f"{table}\n".encode())
+        print(f"\n{table}\n\nfiles: {self.folder}/")
+        if self.failed:
+            raise UserError(f"{len(self.failed)} failed: {', '.join(self.failed)}; the same command tries them again")
+
+
+@contextlib.contextmanager
+def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str) -> Iterator[Study[C]]:
+    """Parses the flags of a study and claims its folder, which belongs to one configuration.
+
+    Args:
+      kind: A `Config` with further fields: what the study varies. These may differ from start to start.
+      arguments: Of the command line; `--config FILE` names the experiment that all runs start from.
+      prog: The command, for --help.
+      description: Its docstring.
+    """
+    compilation.use_cache()
+    given, default = experiment.parse(kind, list(arguments), prog, description)
+    if default.workdir is not None and given.workdir == default.workdir:
+        name = prog.rpartition(".")[2]
+        given = dataclasses.replace(given, workdir=default.workdir.with_name(f"{default.workdir.name}_{name}"))
+    varied = dataclasses.replace(experiment.resolve(given, default), optimizer=given.optimizer)
+    config = Config(**{f.name: getattr(varied, f.name) for f in dataclasses.fields(Config)})
+    with Workdir(config) as workdir:
+        dataset = load_dataset(config.data, config.progress)
+        about = {"command": shlex.join([*prog.split(), *arguments]), **workdir.describe(config, dataset)}
+        yield Study(config, varied, dataset, workdir.path, about)
+
+
+def _brief(result: dict[str, Any]) -> str:
+    accuracy = f"{percent(result)} %, " if "mean" in result else ""
+    return f"{accuracy}{result['seconds']:.1f} s, of which {result['compile_seconds']:.1f} s compiling"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def percent(accuracy: dict[str, Any] | None) -> str:
+    """Mean and standard deviation of a measured accuracy, for a table."""
+    return "failed" if accuracy is None else f"{100 * accuracy['mean']:.1f} +- {100 * accuracy['std']:.1f}"

@@ -1,0 +1,81 @@
+"""Learn on one network, test on all (Zhao & Bilen, Table 3): one table and one heat map.
+
+    python -m experiments.cross_architecture --config experiments/cifar10.py --ipc 50
+
+`--learn` and `--test` name the networks, by default those of the paper, all with batch norm. Every set and every
+accuracy is kept in the working folder as soon as it is there, so that the same command goes on where it was
+interrupted and tries again what failed. Each network condenses with its own default learning rate.
+Expected at 50 images per class of CIFAR-10 (paper): 65.2 / 61.3 / 59.9 / 57.0 % learned on the ConvNet and tested on
+ConvNet / AlexNet / VGG11 / ResNet18.
+"""
+
+import dataclasses
+import sys
+
+import numpy as np
+
+from dmjax import cli, networks, plots, study
+from dmjax.config import Config, NetworkConfig, flatten
+from dmjax.evaluate import evaluate, evaluate_random_real
+
+RANDOM = "random real"
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossArchitecture(Config):
+    """What this study varies."""
+
+    learn: tuple[str, ...] = ("ConvNetBN", "AlexNetBN", "VGG11BN", "ResNet18BN_AP")
+    """Networks to condense with."""
+    test: tuple[str, ...] = networks.POOLS["cross"]
+    """Networks to train on each of the sets."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return cli.run(_main, arguments, "the same command again goes on from here")
+
+
+def _main(arguments: list[str]) -> None:
+    prog = "python -m experiments.cross_architecture"
+    with study.opened(CrossArchitecture, arguments, prog, f"{__doc__}") as cross:
+        config, dataset = cross.config, cross.dataset
+
+        def network(name: str) -> NetworkConfig:
+            return networks.resolve(NetworkConfig(name=name, precision=config.network.precision))
+
+        learn, test = cross.varied.learn, cross.varied.test
+        for name in (*learn, *test):  # what does not fit the images is said before anything is computed
+            networks.create(network(name), dataset.num_classes, dataset.image_shape)
+        found = {}
+        if config.evaluation.random_real:
+            for name in test:
+                of_network = dataclasses.replace(config, network=network(name))
+                measure = lambda of_network=of_network: evaluate_random_real(of_network, dataset, config.ipc)  # noqa: E731
+                found[RANDOM, name] = cross.cell(f"random/{name}", lambda m=measure: m().to_dict())
+        for learned in learn:
+            synthetic = cross.condense(learned, dataclasses.replace(config, network=network(learned)))
+            for name in test if synthetic else ():
+                found[learned, name] = cross.cell(
+                    f"{learned}/{name}",
+                    lambda synthetic=synthetic, name=name: evaluate(
+                        synthetic,
+                        dataset,
+                        network=network(name),
+                        seed=config.seed,
+                        progress=config.progress,
+                        description=name,
+                        **flatten(config.evaluation),
+                    ).to_dict(),
+                )
+        rows = [row for row in (RANDOM, *learn) if any(r == row for r, _ in found)]
+        table = [[row, *(study.percent(found.get((row, name))) for name in test)] for row in rows]
+        means = [[100 * (found.get((row, name)) or {"mean": np.nan})["mean"] for name in test] for row in rows]
+        title = f"{dataset.name}, {config.ipc} images per class"
+        plots.heat_map(cross.folder / "heat_map.png", np.array(means), rows, test, title)
+        results = {row: {name: found.get((row, name)) for name in test} for row in rows}
+        cross.finish({"learned_and_tested": results}, study.markdown(["learned on \\ tested on", *test], table))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Embeddings from trained networks instead of random ones (Zhao & Bilen, Table 4), by their validation accuracy.
+
+    python -m experiments.embedding_distributions --config experiments/cifar10.py --ipc 50
+
+Networks are trained on the whole set once (`--pretrained.*`), and a set is condensed with those of each group of
+`--bounds` (fractions; by default 0.1 to 0.7 in steps of a tenth, and above), with all of them, and with random ones.
+Expected (paper, CIFAR-10): all groups are close to each other, and random networks are as good as the trained ones.
+"""
+
+import dataclasses
+import itertools
+import sys
+
+from dmjax import cli, pretrained, study
+from dmjax.config import Config, EmbeddingConfig
+from dmjax.errors import UserError
+from dmjax.evaluate import evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingDistributions(Config):
+    """What this study varies."""
+
+    bounds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0)
+    """Validation accuracies between two of which a group lies, rising."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return cli.run(_main, arguments, "the same command again goes on from here")
+
+
+def _main(arguments: list[str]) -> None:
+    prog = "python -m experiments.embedding_distributions"
+    with study.opened(EmbeddingDistributions, arguments, prog, f"{__doc__}") as embeddings:
+        config, bounds = embeddings.config, embeddings.varied.bounds
+        if len(bounds) < 2 or list(bounds) != sorted(set(bounds)):
+            raise UserError("bounds must be two or more rising fractions")
+        every = pretrained.states(config, embeddings.dataset)
+        groups: dict[str, EmbeddingConfig] = {"random": EmbeddingConfig()}
+        for low, high in itertools.pairwise(bounds):
+            groups[f"{low:g}-{high:g}"] = EmbeddingConfig("pool", (low, high))
+        groups["all"] = EmbeddingConfig("pool")
+        rows, found = [], {}
+        for name, embedding in groups.items():
+            states = 0 if name == "random" else len(pretrained.within(every, embedding.accuracy))
+            if name != "random" and not states:
+                rows.append([name, "0", "no such network"])
+                continue
+            synthetic = embeddings.condense(name, dataclasses.replace(config, embedding=embedding))
+            found[name] = synthetic and embeddings.cell(
+                f"{name}/accuracy",
+                lambda synthetic=synthetic: evaluate(
+                    synthetic, embeddings.dataset, seed=config.seed, progress=config.progress
+                ).to_dict(),
+            )
+            rows.append([name, str(states or "fresh"), study.percent(found[name])])
+        embeddings.finish({"groups": found}, study.markdown(["validation accuracy", "networks", "test accuracy"], rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

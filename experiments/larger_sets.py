@@ -1,0 +1,89 @@
+"""Larger sets against random selection (Zhao & Bilen, Figure 5): accuracy, also relative to the whole training set.
+
+    python -m experiments.larger_sets --config experiments/cifar10.py
+
+`--sizes` lists the images per class, by default those of the paper. The learning rate is 10 unless given, the paper's
+for CIFAR-10 from 100 images per class on. Every set and every accuracy is kept in the working folder as soon as it is
+there, so that the same command goes on where it was interrupted.
+Expected on CIFAR-10 (paper): 67.0 / 71.2 / 76.1 / 79.8 / 80.8 % at 100 / 200 / 500 / 1000 / 1250 images per class, of
+84.8 % on the whole set.
+"""
+
+import dataclasses
+import sys
+from typing import Any
+
+from dmjax import cli, coreset, plots, study
+from dmjax.config import Config
+from dmjax.errors import UserError
+from dmjax.evaluate import evaluate, evaluate_random_real, evaluate_whole
+
+_RATE = 10.0
+CONDENSED, RANDOM, WHOLE = "condensed", "random real", "whole training set"
+
+
+@dataclasses.dataclass(frozen=True)
+class LargerSets(Config):
+    """What this study varies."""
+
+    sizes: tuple[int, ...] = (100, 200, 500, 1000, 1250)
+    """Images per class."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return cli.run(_main, arguments, "the same command again goes on from here")
+
+
+def _main(arguments: list[str]) -> None:
+    with study.opened(LargerSets, arguments, "python -m experiments.larger_sets", f"{__doc__}") as larger:
+        dataset, sizes = larger.dataset, larger.varied.sizes
+        optimizer = larger.config.optimizer
+        if optimizer.learning_rate is None:
+            optimizer = dataclasses.replace(optimizer, learning_rate=_RATE)
+        config = dataclasses.replace(larger.config, optimizer=optimizer)
+        if not sizes or min(sizes) < 1:
+            raise UserError("sizes must be images per class, at least 1")
+        coreset.check(dataset, max(sizes), "lower the largest of --sizes")
+        whole = larger.cell("whole", lambda: evaluate_whole(config, dataset).to_dict())
+        found: dict[tuple[str, int], dict[str, Any] | None] = {}
+        for size in sizes:
+            found[RANDOM, size] = larger.cell(
+                f"ipc_{size}/random", lambda size=size: evaluate_random_real(config, dataset, size).to_dict()
+            )
+            synthetic = larger.condense(f"ipc_{size}", dataclasses.replace(config, ipc=size))
+            if synthetic is not None:
+                found[CONDENSED, size] = larger.cell(
+                    f"ipc_{size}/condensed",
+                    lambda synthetic=synthetic: evaluate(
+                        synthetic, dataset, seed=config.seed, progress=config.progress
+                    ).to_dict(),
+                )
+        rows = [[str(size), *(study.percent(found.get((of, size))) for of in (CONDENSED, RANDOM))] for size in sizes]
+        table = study.markdown(["images per class", CONDENSED, RANDOM], [*rows, ["all", study.percent(whole), ""]])
+        _plot(larger.folder / "larger_sets.png", found, whole, sizes, dataset.name)
+        results = {of: {str(size): found.get((of, size)) for size in sizes} for of in (CONDENSED, RANDOM)}
+        larger.finish({**results, WHOLE: whole}, table)
+
+
+def _plot(path, found, whole, sizes, name) -> None:
+    """Accuracy in per cent on the left, relative to the whole set on the right."""
+
+    def points(of, scale):
+        there = ((size, found.get((of, size))) for size in sizes)
+        return [(size, a["mean"] * scale, a["std"] * scale) for size, a in there if a is not None]
+
+    def panel(label, scale):
+        lines = {of: points(of, scale) for of in (CONDENSED, RANDOM)}
+        if whole is not None:
+            lines[WHOLE] = [(size, whole["mean"] * scale, 0.0) for size in sizes]
+        return label, {of: line for of, line in lines.items() if line}
+
+    panels = [panel("test accuracy (%)", 100)]
+    if whole is not None:
+        panels.append(panel("relative to the whole set (%)", 100 / whole["mean"]))
+    plots.curves(path, panels, "images per class", name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Studies: cells that are kept, failures that stop nothing, and the paper's tables and figures on small real data."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from dmjax import plots, study
+from dmjax.config import Config
+from dmjax.errors import UserError
+
+SMALL = (
+    *("--config", "experiments/tiny.py", "--network.width", "4", "--network.depth", "1", "--iterations", "4"),
+    *("--chunk", "2", "--images-every", "0", "--checkpoint.every", "2", "--batch-real", "8", "--progress", "false"),
+    *("--evaluation.networks", "2", "--evaluation.epochs", "2", "--evaluation.whole-epochs", "1"),
+    *("--pretrained.networks", "1", "--pretrained.epochs", "2", "--pretrained.states", "3"),
+)
+
+
+def run(name, *arguments):
+    sys.path.insert(0, str(ROOT))
+    try:
+        module = __import__(f"experiments.{name}", fromlist=["main"])
+    finally:
+        sys.path.pop(0)
+    return module.main([*SMALL, *map(str, arguments)])
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def size_of(path):
+    with Image.open(path) as picture:
+        picture.load()
+        return picture.size
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def small(tmp_path):
+    with study.opened(Config, [*SMALL, "--workdir", str(tmp_path / "study")], "python -m test.small", "") as opened:
+        yield opened
+
+
+def test_a_cell_is_measured_once(small):
+    calls = []
+    first = small.cell("a/b", lambda: calls.append(1) or {"mean": 0.5, "std": 0.1})
+    assert small.cell("a/b", lambda: calls.append(1)) == first
+    assert len(calls) == 1
+    assert {"mean", "std", "seconds", "compile_seconds"} == set(first)
+
+
+def test_a_cell_that_fails_stops_no_other_and_is_tried_again(small, capsys):
+    def fail():
+        raise ValueError("no such thing\nand more")
+
+    assert small.cell("bad", fail) is None
+    assert small.cell("good", lambda: {"mean": 1.0, "std": 0.0})["mean"] == 1
+    assert capsys.readouterr().err == "bad: failed: ValueError: no such thing\n"
+    with pytest.raises(UserError, match="1 failed: bad; the same command tries them again"):
+        small.finish({}, "")
+    assert small.cell("bad", lambda: {"mean": 1.0, "std": 0.0})["mean"] == 1
+
+
+def test_cross_architecture_table_heat_map_and_a_second_start(tmp_path, capsys):
+    flags = ("--workdir", tmp_path / "cross", "--learn", "MLP", "ConvNetD1W4", "--test", "MLP", "ConvNetD1W4BN")
+    assert run("cross_architecture", *flags) == 0
+    table = results_of(tmp_path / "cross")["learned_and_tested"]
+    assert list(table) == ["random real", "MLP", "ConvNetD1W4"]
+    assert all(set(cells) == {"MLP", "ConvNetD1W4BN"} for cells in table.values())
+    assert all(0 < cell["mean"] < 1 and len(cell["values"]) == 2 for row in table.values() for cell in row.values())
+    rates = [
+        json.loads((tmp_path / "cross" / "runs" / name / "config.json").read_text())["config"]["optimizer"]
+        for name in ("MLP", "ConvNetD1W4")
+    ]
+    assert rates[0]["learning_rate"] != rates[1]["learning_rate"] == 1  # each network has its own
+    assert size_of(tmp_path / "cross" / "heat_map.png")[0] > 100
+    printed = capsys.readouterr().out
+    assert "| learned on \\ tested on | MLP | ConvNetD1W4BN |" in printed
+    (tmp_path / "cross" / "cells" / "MLP" / "ConvNetD1W4BN.json").unlink()
+    assert run("cross_architecture", *flags) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(" s compiling") == 1  # only what was missing is measured
+    assert results_of(tmp_path / "cross")["learned_and_tested"]["MLP"]["ConvNetD1W4BN"]["values"] == pytest.approx(
+        table["MLP"]["ConvNetD1W4BN"]["values"]
+    )
+    assert run("cross_architecture", *flags, "--ipc", 2) == 2
+    assert "belongs to another configuration (ipc: 1 -> 2)" in capsys.readouterr().err
+    assert run("cross_architecture", "--workdir", tmp_path / "no", "--learn", "LeNet") == 2
+    assert "LeNet needs images of at least 12x12" in capsys.readouterr().err
+
+
+def test_larger_sets_against_random_ones(tmp_path, capsys):
+    assert run("larger_sets", "--workdir", tmp_path / "larger", "--sizes", 2, 5) == 0
+    results = results_of(tmp_path / "larger")
+    assert set(results["condensed"]) == set(results["random real"]) == {"2", "5"}
+    assert 0 < results["whole training set"]["mean"] < 1
+    optimizer = json.loads((tmp_path / "larger/runs/ipc_5/config.json").read_text())["config"]["optimizer"]
+    assert optimizer["learning_rate"] == 10
+    assert size_of(tmp_path / "larger" / "larger_sets.png")[0] > 100
+    assert run("larger_sets", "--workdir", tmp_path / "other", "--sizes", 1000) == 2
+    assert "ipc 1000 asks for more images than class" in capsys.readouterr().err
+
+
+def test_embedding_distributions(tmp_path):
+    assert run("embedding_distributions", "--workdir", tmp_path / "emb", "--bounds", 0, 0.5, 0.99, 1) == 0
+    groups = results_of(tmp_path / "emb")["groups"]
+    assert {"random", "0-0.5", "all"} <= set(groups)
+    assert "0.99-1" not in groups  # no network is that good
+    assert "| 0.99-1 | 0 | no such network |" in (tmp_path / "emb" / "table.md").read_text()
+
+
+def test_feature_plot(tmp_path, capsys):
+    assert run("larger_sets", "--workdir", tmp_path / "larger", "--sizes", 2) == 0
+    made = tmp_path / "larger/runs/ipc_2/synthetic.npz"
+    flags = ("--workdir", tmp_path / "features", "--sets", made, "--real-images", 20)
+    assert run("feature_plot", *flags, "--classes", "8", "3") == 0
+    assert results_of(tmp_path / "features")["classes"] == ["3", "8"]
+    assert size_of(tmp_path / "features" / "features.png")[0] > 100
+    assert run("feature_plot", *flags, "--classes", "eight") == 2
+    assert "digits has no class 'eight'" in capsys.readouterr().err
+    assert run("feature_plot", "--workdir", tmp_path / "none") == 2
+    assert "--sets" in capsys.readouterr().err
+
+
+def test_features_are_those_of_the_network_on_all_images():
+    """In batches, the last of which is smaller; by running averages, so that no image depends on another."""
+    import jax
+
+    from dmjax import networks, training
+    from dmjax.config import NetworkConfig
+
+    network = networks.create(NetworkConfig(width=4, depth=1, norm="batch"), 3, (8, 8, 1))
+    variables = networks.init(network, jax.random.key(0), (8, 8, 1))
+    images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1), dtype=np.uint8)
+    mean, std = np.float32([0.5]), np.float32([0.25])
+    features = training.features(network, variables, images, mean, std)
+    one = network.apply(variables, (images[299:] / np.float32(255) - mean) / std, method="embed")
+    assert features.shape == (300, one.shape[1])
+    np.testing.assert_allclose(features[299], one[0], rtol=1e-5, atol=1e-5)
+
+
+def test_plots_leave_out_what_is_missing(tmp_path):
+    plots.heat_map(tmp_path / "a.png", np.array([[1.0, np.nan]]), ["row"], ["a", "b"], "title")
+    assert size_of(tmp_path / "a.png")[0] > 100
+
+
+def test_a_study_that_is_killed_goes_on(run_command, tmp_path):
+    """SIGKILL after the first cell: the second start keeps it and ends with all of them."""
+    flags = (*SMALL, "--workdir", tmp_path / "cross", "--learn", "MLP", "--test", "MLP", "ConvNetD1W4")
+    process = run_command.start("experiments.cross_architecture", *flags)
+    line = process.stdout.readline()
+    process.kill()
+    process.communicate()
+    assert line.startswith("random/MLP: ")
+    done = run_command("experiments.cross_architecture", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "random/MLP: " not in done.stdout
+    assert "\n| MLP | " in done.stdout
