@@ -110,6 +110,7 @@ def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str)
     with Workdir(config) as workdir:
         dataset = load_dataset(config.data, config.progress)
         about = {"command": shlex.join([*prog.split(), *arguments]), **workdir.describe(config, dataset)}
+        about["config"] = {k: v for k, v in about["config"].items() if k != "data"}  # its paths say nothing elsewhere
         yield Study(config, varied, dataset, workdir.path, about)
 
 
