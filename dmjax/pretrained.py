@@ -64,9 +64,11 @@ def states(config: Config, dataset: Dataset) -> list[list[State]]:
     with _claimed(folder, about):
         places = [folder / f"network_{i:03d}" for i in range(config.pretrained.networks)]
         known = [_listed(place) for place in places]
-        if any(len(of_one) < len(_steps(config, dataset)) for of_one in known):
+        unfinished = [i for i, of_one in enumerate(known) if len(of_one) < len(_steps(config, dataset))]
+        if unfinished:
             task = _Task(config, dataset)
-            known = [task.train(i, place, of_one) for i, (place, of_one) in enumerate(zip(places, known, strict=True))]
+            for i in unfinished:
+                known[i] = task.train(i, places[i], known[i])
         return known
 
 
