@@ -105,7 +105,7 @@ class OptimizerConfig:
     name: str = "sgd"
     """Any optimizer of optax that takes a learning_rate."""
     learning_rate: float | None = None
-    """By default 1 for a ConvNet, and what suits their features for others; CIFAR-10 wants 10 from 100 per class on."""
+    """By default 1, the paper's, for a ConvNet, others have their own; CIFAR-10 wants 10 from 100 per class on."""
     options: tuple[tuple[str, float], ...] = (("momentum", 0.5),)
     """Further arguments of that optimizer, as NAME VALUE pairs."""
 

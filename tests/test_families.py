@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmjax import networks
-from dmjax.config import NetworkConfig
+from dmjax import experiment, networks
+from dmjax.config import Config, NetworkConfig, OptimizerConfig
 from dmjax.errors import UserError
 
 FAST = [
@@ -213,6 +213,19 @@ def test_a_network_of_ones_own(tmp_path, monkeypatch):
     variables = networks.init(network, jax.random.key(0), (8, 8, 1))
     assert networks.embed(network, variables, jnp.ones((2, 8, 8, 1)), jnp.ones(2)).shape == (2, 8 * 8 * 6)
     assert network.apply(variables, jnp.ones((2, 8, 8, 1)), train=True).shape == (2, 3)
+
+
+def test_every_family_has_a_learning_rate_for_condensing():
+    """As written in experiments/results/learning_rates.md; the ConvNet's is the paper's."""
+    rates = {
+        "ConvNet": 1, "ConvNetBN": 1, "ConvNetNN": 50, "MLP": 1, "LeNet": 100, "AlexNet": 200, "AlexNetBN": 0.02,
+        "VGG11": 0.005, "VGG19BN": 0.005, "ResNet18_AP": 0.01, "ResNet18BN_AP": 0.01, "my_package:Mine": 1,
+    }  # fmt: skip
+    for name, rate in rates.items():
+        given = Config(network=NetworkConfig(name=name))
+        assert experiment.resolve(given).optimizer.learning_rate == rate, name
+    own = experiment.resolve(Config(network=NetworkConfig(name="VGG11"), optimizer=OptimizerConfig(learning_rate=3.0)))
+    assert own.optimizer.learning_rate == 3
 
 
 def test_a_network_of_ones_own_with_batch_norm_says_so(tmp_path, monkeypatch):

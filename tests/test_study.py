@@ -71,17 +71,17 @@ def test_a_cell_that_fails_stops_no_other_and_is_tried_again(small, capsys):
 
 
 def test_cross_architecture_table_heat_map_and_a_second_start(tmp_path, capsys):
-    flags = ("--workdir", tmp_path / "cross", "--learn", "MLP", "ConvNetD1W4", "--test", "MLP", "ConvNetD1W4BN")
+    flags = ("--workdir", tmp_path / "cross", "--learn", "MLP", "ConvNetD1W4NN", "--test", "MLP", "ConvNetD1W4BN")
     assert run("cross_architecture", *flags) == 0
     table = results_of(tmp_path / "cross")["learned_and_tested"]
-    assert list(table) == ["random real", "MLP", "ConvNetD1W4"]
+    assert list(table) == ["random real", "MLP", "ConvNetD1W4NN"]
     assert all(set(cells) == {"MLP", "ConvNetD1W4BN"} for cells in table.values())
     assert all(0 < cell["mean"] < 1 and len(cell["values"]) == 2 for row in table.values() for cell in row.values())
     rates = [
         json.loads((tmp_path / "cross" / "runs" / name / "config.json").read_text())["config"]["optimizer"]
-        for name in ("MLP", "ConvNetD1W4")
+        for name in ("MLP", "ConvNetD1W4NN")
     ]
-    assert rates[0]["learning_rate"] != rates[1]["learning_rate"] == 1  # each network has its own
+    assert [rate["learning_rate"] for rate in rates] == [1, 50]  # each network has its own
     assert size_of(tmp_path / "cross" / "heat_map.png")[0] > 100
     printed = capsys.readouterr().out
     assert "| learned on \\ tested on | MLP | ConvNetD1W4BN |" in printed

@@ -25,14 +25,14 @@ class Family(NamedTuple):
       options: Its options and their defaults.
       smallest: Side of the smallest image that it can take; (three channels, one channel).
       fit: Options and the shape (H, W, D) of the images -> options that fit it; raises a `UserError` where none do.
-      rates: Learning rates for condensing by norm; 1 for a norm that is not there.
+      rates: Learning rates for condensing, with a norm (of any kind) and without.
     """
 
     make: Callable[..., Network]
     options: Mapping[str, Any]
     smallest: tuple[int, int] = (1, 1)
     fit: Callable[[Mapping[str, Any], Sequence[int]], Mapping[str, Any]] = lambda options, image_shape: options
-    rates: Mapping[str | None, float] = {}
+    rates: tuple[float, float] = (1.0, 1.0)
 
 
 OPTIONS = ("width", "depth", "activation", "norm", "pooling")
@@ -42,13 +42,16 @@ _CONVNET = {"width": 128, "depth": None, "activation": "relu", "norm": "instance
 _INSTANCE = {"norm": "instance"}
 
 FAMILIES: dict[str, Family] = {
-    "ConvNet": Family(convnet.ConvNet, _CONVNET, fit=convnet.fit),
-    "MLP": Family(MLP, {}, rates={None: 10.0}),
-    "LeNet": Family(LeNet, {}, (16, 12)),
-    "AlexNet": Family(AlexNet, {"norm": "none"}, (8, 4)),
-    **{name: Family(functools.partial(VGG, stages=STAGES[name]), _INSTANCE, (32, 28)) for name in STAGES},
-    "ResNet18": Family(ResNet, _INSTANCE, (25, 25)),
-    "ResNet18_AP": Family(functools.partial(ResNet, average_pooling=True), _INSTANCE, (8, 8)),
+    "ConvNet": Family(convnet.ConvNet, _CONVNET, fit=convnet.fit, rates=(1.0, 50.0)),
+    "MLP": Family(MLP, {}),
+    "LeNet": Family(LeNet, {}, (16, 12), rates=(1.0, 100.0)),
+    "AlexNet": Family(AlexNet, {"norm": "none"}, (8, 4), rates=(0.02, 200.0)),
+    **{
+        name: Family(functools.partial(VGG, stages=STAGES[name]), _INSTANCE, (32, 28), rates=(0.005, 5e5))
+        for name in STAGES
+    },
+    "ResNet18": Family(ResNet, _INSTANCE, (25, 25), rates=(0.02, 600.0)),
+    "ResNet18_AP": Family(functools.partial(ResNet, average_pooling=True), _INSTANCE, (8, 8), rates=(0.01, 40.0)),
 }
 
 _TOKENS: dict[str, tuple[str, str]] = {
@@ -99,12 +102,16 @@ def on_top_of(given: NetworkConfig, default: NetworkConfig) -> NetworkConfig:
 
 
 def condensing_rate(config: NetworkConfig) -> float:
-    """The learning rate of SGD that suits a network which embeds images; 1, the paper's, for a network of one's own.
+    """The learning rate of SGD that suits a network which embeds images; 1, the paper's, for one of one's own.
 
-    The gradient has the scale of the features, which differs by orders of magnitude between families. The rates make
-    the first update as large as the ConvNet's with the paper's rate; see experiments/results/learning_rates.md.
+    The gradient has the scale of the features, which differs between families by orders of magnitude, and where random
+    networks hardly agree on its direction only small steps average them. experiments/results/learning_rates.md says how
+    each rate was found.
     """
-    return 1.0 if ":" in config.name else FAMILIES[config.name].rates.get(config.norm, 1.0)
+    if ":" in config.name:
+        return 1.0
+    with_norm, without = FAMILIES[config.name].rates
+    return without if config.norm in (None, "none") else with_norm
 
 
 def short_name(config: NetworkConfig) -> str:
