@@ -122,6 +122,15 @@ class SyntheticSet:
         files.write_bytes(path, buffer.getvalue())
 
 
+def is_readable(path: Path) -> bool:
+    """Whether a synthetic set is there and whole."""
+    try:
+        SyntheticSet.load(path)
+    except UserError:
+        return False
+    return True
+
+
 def from_pixels(pixels: np.ndarray, mean, std, class_names, metadata=None) -> SyntheticSet:
     """Makes a set of images [C, M, H, W, D] that are uint8, or float32 in units of pixels / 255."""
     unit = pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels

@@ -9,17 +9,15 @@ import contextlib
 import dataclasses
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dmjax import cli, compilation, coreset, experiment, files, loop, processes, signals
+from dmjax import artifacts, cli, compilation, coreset, experiment, files, loop, processes, signals
 from dmjax.artifacts import SyntheticSet
 from dmjax.config import Config, flatten
 from dmjax.data import Dataset
 from dmjax.data import load as load_dataset
-from dmjax.errors import UserError
 from dmjax.evaluate import Accuracy, evaluate, evaluate_random_real, evaluate_whole
 from dmjax.workdir import Workdir
 
@@ -84,8 +82,8 @@ def _main(arguments: list[str]) -> None:
 
 
 def _finished(workdir: Workdir) -> dict[str, Any] | None:
-    """The results of a run that is finished and whole."""
-    results = files.read_json(workdir.results) if _is_readable(workdir.synthetic) else None
+    """The results of a run that is finished and whole; a set that is not is made again from the last checkpoint."""
+    results = files.read_json(workdir.results) if artifacts.is_readable(workdir.synthetic) else None
     return results if isinstance(results, dict) and "accuracy" in results else None
 
 
@@ -124,15 +122,6 @@ def _run(config: Config, workdir: Workdir | None) -> dict[str, Any] | None:
     }
     files.write_json(workdir.results, results)
     return results
-
-
-def _is_readable(path: Path) -> bool:
-    """Whether the synthetic set is there and whole; otherwise it is made again from the last checkpoint."""
-    try:
-        SyntheticSet.load(path)
-    except UserError:
-        return False
-    return True
 
 
 def _table(results: dict[str, Any]) -> str:

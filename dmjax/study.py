@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from dmjax import compilation, experiment, files, loop
+from dmjax import artifacts, compilation, experiment, files, loop
 from dmjax.artifacts import SyntheticSet
 from dmjax.config import Config
 from dmjax.data import Dataset
@@ -50,7 +50,7 @@ class Study(Generic[C]):
           name: Unique in the study; a path such as ConvNet/VGG11.
           measure: Returns plain JSON values, to which `seconds` and, of them, `compile_seconds` are added.
         """
-        path = self.folder / "cells" / f"{name}.json"
+        path = self._path(name)
         stored = files.read_json(path)
         if stored is not None:
             return stored
@@ -78,7 +78,12 @@ class Study(Generic[C]):
                 clock = loop.run(resolved, self.dataset, workdir).clock
             return {"condense_seconds": clock.condense}
 
+        if not artifacts.is_readable(made):
+            self._path(f"{name}/condense").unlink(missing_ok=True)
         return SyntheticSet.load(made) if self.cell(f"{name}/condense", measure) is not None else None
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "cells" / f"{name}.json"
 
     def finish(self, results: dict[str, Any], table: str) -> None:
         """Prints the table, writes it and the results, and raises a `UserError` where something failed."""

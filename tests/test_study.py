@@ -86,9 +86,10 @@ def test_cross_architecture_table_heat_map_and_a_second_start(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| learned on \\ tested on | MLP | ConvNetD1W4BN |" in printed
     (tmp_path / "cross" / "cells" / "MLP" / "ConvNetD1W4BN.json").unlink()
+    (tmp_path / "cross" / "runs" / "MLP" / "synthetic.npz").write_bytes(b"damaged")
     assert run("cross_architecture", *flags) == 0
     printed = capsys.readouterr().out
-    assert printed.count(" s compiling") == 1  # only what was missing is measured
+    assert printed.count(" s compiling") == 2  # only what was missing or damaged is made
     assert results_of(tmp_path / "cross")["learned_and_tested"]["MLP"]["ConvNetD1W4BN"]["values"] == pytest.approx(
         table["MLP"]["ConvNetD1W4BN"]["values"]
     )
