@@ -15,7 +15,7 @@ import numpy as np
 
 from dmjax import artifacts, cli, compilation, coreset, experiment, files, loop, processes, signals
 from dmjax.artifacts import SyntheticSet
-from dmjax.config import Config, flatten
+from dmjax.config import CORESETS, Config, flatten
 from dmjax.data import Dataset
 from dmjax.data import load as load_dataset
 from dmjax.evaluate import Accuracy, evaluate, evaluate_random_real, evaluate_whole
@@ -90,7 +90,9 @@ def _finished(workdir: Workdir) -> dict[str, Any] | None:
 def _run(config: Config, workdir: Workdir | None) -> dict[str, Any] | None:
     """Condenses and evaluates; returns and writes results.json, in the first process."""
     dataset = _load(config)
-    if config.evaluation.random_real and config.init != "real":  # say so before condensing rather than after
+    if (
+        config.evaluation.random_real and config.init != "real" and config.method not in CORESETS
+    ):  # say so before condensing rather than after
         coreset.check(dataset, config.ipc, "compare with none by --evaluation.random-real false")
     synthetic, clock = loop.run(config, dataset, workdir)
     processes.stop()
@@ -110,14 +112,14 @@ def _run(config: Config, workdir: Workdir | None) -> dict[str, Any] | None:
         "method": config.method,
         "network": dataclasses.asdict(config.network),
         "ipc": config.ipc,
-        "iterations": config.iterations,
+        "iterations": synthetic.metadata["iterations"],
         "seed": config.seed,
         "seconds": {
             "condense": clock.condense,
             "evaluate": time.perf_counter() - start - compiling,
             "compile": clock.compile + compiling,
         },
-        "iterations_per_second": config.iterations / clock.condense,
+        "iterations_per_second": synthetic.metadata["iterations"] / clock.condense,
         "accuracy": {name: accuracy and accuracy.to_dict() for name, accuracy in accuracies.items()},
     }
     files.write_json(workdir.results, results)
@@ -127,10 +129,15 @@ def _run(config: Config, workdir: Workdir | None) -> dict[str, Any] | None:
 def _table(results: dict[str, Any]) -> str:
     """The accuracies for the screen."""
     seconds = results["seconds"]
-    epochs = {"synthetic": "condensed", "random_real": "random real", "whole_dataset": "whole training set"}
+    epochs = {
+        "synthetic": "condensed" if results["iterations"] else "chosen",
+        "random_real": "random real",
+        "whole_dataset": "whole training set",
+    }
     images = {"synthetic": results["ipc"], "random_real": results["ipc"], "whole_dataset": "all"}
+    made = f"{results['iterations']} iterations" if results["iterations"] else "chosen"
     lines = [
-        f"{results['dataset']}, {results['method']}, {results['iterations']} iterations in {seconds['condense']:.1f} s "
+        f"{results['dataset']}, {results['method']}, {made} in {seconds['condense']:.1f} s "
         f"(+ {seconds['compile']:.1f} s to compile, {seconds['evaluate']:.1f} s to evaluate)",
         f"{'training images':<20} {'per class':>9}   test accuracy",
     ]

@@ -111,6 +111,22 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GradientConfig:
+    """Gradient matching (dc, dsa): the network that is trained along the way, and what is compared."""
+
+    distance: Literal["ours", "mse", "cos"] = "ours"
+    """ours: cosines per output of every layer; mse: squared distance, cos: cosine of the whole gradients."""
+    outer: int | None = None
+    """Times that the images move while one network is trained; by default by images per class, 10 for ten."""
+    inner: int | None = None
+    """Epochs that the network is trained on the synthetic images in between; by default 50 for ten per class."""
+    learning_rate: float = 0.01
+    """Of the network."""
+    batch_size: int = 256
+    """Synthetic images per training step of the network."""
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """Networks trained from scratch on the small set and tested on the real test images."""
 
@@ -140,8 +156,8 @@ class EvaluationConfig:
 class CheckpointConfig:
     """What is kept for a run that is interrupted."""
 
-    every: int = 500
-    """Iterations between two checkpoints."""
+    every: int | None = None
+    """Iterations between two checkpoints; by default 500 for dm, 10 for dc and dsa, whose iterations are long."""
     keep: int = 2
     """How many of the last checkpoints stay on disk."""
 
@@ -170,23 +186,24 @@ class Config:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     embedding: EmbeddingConfig = dataclasses.field(default_factory=EmbeddingConfig)
     pretrained: PretrainedConfig = dataclasses.field(default_factory=PretrainedConfig)
+    gradient: GradientConfig = dataclasses.field(default_factory=GradientConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
-    method: Literal["dm"] = "dm"
-    """dm: distribution matching."""
+    method: Literal["dm", "dc", "dsa", "random", "herding", "kcenter", "forgetting"] = "dm"
+    """dm: distribution matching; dc, dsa: gradient matching, dsa with augmentation; the others choose real images."""
     ipc: int = 10
     """Synthetic images per class."""
-    iterations: int = 20_000
-    """Updates of the synthetic images."""
+    iterations: int | None = None
+    """By default 20,000 updates of the synthetic images for dm, 1000 networks for dc and dsa."""
     batch_real: int = 256
     """Real images per class and iteration (all of a class that has fewer)."""
-    init: Literal["real", "noise"] = "real"
-    """Start from random real images of each class, or from Gaussian noise."""
+    init: Literal["real", "noise"] | None = None
+    """Start from random real images of each class, or from Gaussian noise; by default noise for dc, else real."""
     seed: int = 0
     """All randomness of a run follows from this number."""
-    chunk: int = 10
-    """Iterations compiled into one dispatch; the metrics are read once per chunk."""
+    chunk: int | None = None
+    """Iterations compiled into one dispatch; the metrics are read once per chunk. By default 10, 1 for dc and dsa."""
     class_chunk: int | Literal["auto"] = "auto"
     """Classes computed at once on a device; auto: 1 on a CPU, on an accelerator as many as fit in its memory."""
     image_chunk: int | Literal["auto"] = "auto"
@@ -259,6 +276,17 @@ class BenchmarkConfig:
     """Write everything to this file as well."""
 
 
+DISTRIBUTION, GRADIENT, CORESETS = ("dm",), ("dc", "dsa"), ("random", "herding", "kcenter", "forgetting")
+"""The methods, by what they do."""
+
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "dm": {"iterations": 20_000, "init": "real", "chunk": 10, "checkpoint.every": 500},
+    "dc": {"iterations": 1000, "init": "noise", "chunk": 1, "checkpoint.every": 10, "optimizer.learning_rate": 0.1},
+    "dsa": {"iterations": 1000, "init": "real", "chunk": 1, "checkpoint.every": 10, "optimizer.learning_rate": 0.1},
+}
+"""What a field is where None is given; section 3.1 of Zhao & Bilen 2023, and the authors' code for dc and dsa."""
+
+
 # Fields that may change between two starts of the same run: they say where and how it is shown, not what is computed.
 _NOT_PART_OF_THE_RUN = (
     *("workdir", "progress", "data.cache", "checkpoint.keep", "pretrained.path"),
@@ -308,6 +336,17 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             out[prefix + field.name] = value
     return out
+
+
+def fill(config: Config, values: dict[str, Any]) -> Config:
+    """Replaces those of the fields, by their dotted names, that are None."""
+    for name, value in values.items():
+        part, _, field = name.rpartition(".")
+        owner = getattr(config, part) if part else config
+        if getattr(owner, field) is None:
+            owner = dataclasses.replace(owner, **{field: value})
+            config = dataclasses.replace(config, **{part: owner}) if part else owner
+    return config
 
 
 def differences(old: Config, new: Config) -> list[str]:

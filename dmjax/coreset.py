@@ -1,14 +1,41 @@
-"""Real images chosen from the training set, as a baseline and as the start of condensing."""
+"""Real images chosen from the training set: random, herding, k-center, forgetting (Zhao & Bilen, section 3.1).
+
+Random images are also the start of condensing. The others look at a network trained on the whole set (`pretrained`):
+at its features, or at what it forgot while it was trained.
+"""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmjax import sampling
+from dmjax import networks, pretrained, sampling, training
+from dmjax.config import Config
 from dmjax.data import Dataset
 from dmjax.errors import UserError
+
+
+def select(config: Config, dataset: Dataset) -> np.ndarray:
+    """The images of a coreset by `config.method`, in the order in which they were chosen.
+
+    Returns:
+      uint8 [C, ipc, H, W, D].
+
+    Raises:
+      UserError: a class has fewer images, or the networks that are needed cannot be had.
+    """
+    check(dataset, config.ipc, "lower it")
+    if config.method == "random":
+        return random(dataset, config.ipc, jax.random.fold_in(jax.random.key(config.seed), 0))
+    last = pretrained.states(config, dataset)[0][-1]
+    if config.method == "forgetting":
+        indices = most_forgotten(last.forgotten(), dataset.counts, config.ipc)
+    else:
+        rule = {"herding": herding, "kcenter": k_center}[config.method]
+        indices = _by_features(rule, config, dataset, last)
+    return np.stack([dataset.images[c][chosen] for c, chosen in enumerate(indices)])
 
 
 def random(dataset: Dataset, ipc: int, key: jax.Array) -> np.ndarray:
@@ -34,6 +61,93 @@ def check(dataset: Dataset, ipc: int, mend: str) -> None:
             f"ipc {ipc} asks for more images than class {dataset.class_names[smallest]!r} has "
             f"({dataset.counts[smallest]}); {mend}"
         )
+
+
+@functools.partial(jax.jit, static_argnames=("ipc",))
+def herding(features: jax.Array, count: jax.Array, ipc: int) -> jax.Array:
+    """Images whose running mean stays closest to the mean of the class (Welling 2009; Rebuffi et al. 2017).
+
+    The i-th choice minimises `|| mu (i + 1) - sum of the chosen - f_j ||` over the images j not chosen before.
+
+    Args:
+      features: float32 [N, F], of which the first `count` are those of images.
+      count: int32 scalar, at least `ipc`.
+      ipc: How many to choose.
+
+    Returns:
+      int32 [ipc], in the order of choice.
+    """
+    there = jnp.arange(len(features)) < count
+    mean = jnp.where(there[:, None], features, 0).sum(0) / count
+    square = (features**2).sum(1)
+
+    def choose(carry, i):
+        free, total = carry
+        target = mean * (i + 1) - total
+        # |target|^2 is the same for all
+        chosen = jnp.argmin(jnp.where(free, square - 2 * features @ target, jnp.inf)).astype(jnp.int32)
+        return (free.at[chosen].set(False), total + features[chosen]), chosen
+
+    return jax.lax.scan(choose, (there, jnp.zeros_like(mean)), jnp.arange(ipc, dtype=jnp.float32))[1]
+
+
+@functools.partial(jax.jit, static_argnames=("ipc",))
+def k_center(features: jax.Array, count: jax.Array, ipc: int) -> jax.Array:
+    """The image nearest the class mean, then again and again the one farthest from its nearest centre.
+
+    Sener & Savarese 2018. Arguments and result are those of `herding`.
+    """
+    there = jnp.arange(len(features)) < count
+    mean = jnp.where(there[:, None], features, 0).sum(0) / count
+
+    def distances(point):
+        return jnp.where(there, ((features - point) ** 2).sum(1), -1)
+
+    first = jnp.argmin(jnp.where(there, distances(mean), jnp.inf)).astype(jnp.int32)
+
+    def choose(nearest, _):
+        chosen = jnp.argmax(nearest).astype(jnp.int32)
+        return jnp.minimum(nearest, distances(features[chosen])).at[chosen].set(-1), chosen
+
+    rest = jax.lax.scan(choose, distances(features[first]).at[first].set(-1), None, length=ipc - 1)[1]
+    return jnp.concatenate([first[None], rest])
+
+
+def most_forgotten(forgotten: np.ndarray, counts: np.ndarray, ipc: int) -> np.ndarray:
+    """The images of every class that a network unlearned most often while it was trained (Toneva et al. 2019).
+
+    Args:
+      forgotten: int32 [sum of counts], class by class; below 0 for images that it was not trained on.
+      counts: int32 [C].
+      ipc: How many to choose; of equals the first.
+
+    Returns:
+      int32 [C, ipc].
+
+    Raises:
+      UserError: it was trained on fewer images of a class.
+    """
+    chosen = []
+    for c, of_class in enumerate(np.split(forgotten, np.cumsum(counts)[:-1])):
+        if (of_class >= 0).sum() < ipc:
+            raise UserError(
+                f"ipc {ipc} asks for more images than the network was trained on of class {c} "
+                f"({(of_class >= 0).sum()}); lower it, or --pretrained.holdout"
+            )
+        chosen.append(np.argsort(-of_class, kind="stable")[:ipc])
+    return np.stack(chosen)
+
+
+def _by_features(rule: Callable, config: Config, dataset: Dataset, state: pretrained.State) -> list[np.ndarray]:
+    """The choice of a rule in every class; one class at a time has its features in memory."""
+    network = networks.create(config.network, dataset.num_classes, dataset.image_shape)
+    variables, most = state.load(), dataset.images.shape[1]
+    chosen = []
+    for c, count in enumerate(dataset.counts):
+        features = training.features(network, variables, dataset.images[c, :count], dataset.mean, dataset.std)
+        features = np.pad(features, ((0, most - count), (0, 0)))  # so that one program serves all classes
+        chosen.append(np.asarray(rule(features, np.int32(count), config.ipc)))
+    return chosen
 
 
 @functools.partial(jax.jit, static_argnames=("size", "ipc"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dmjax import cli, networks
-from dmjax.config import AUGMENTATIONS, Config, EvaluateConfig, OptimizerConfig, flatten
+from dmjax.config import AUGMENTATIONS, METHOD_DEFAULTS, Config, EvaluateConfig, OptimizerConfig, fill, flatten
 from dmjax.errors import UserError, near_misses
 
 R = typing.TypeVar("R", bound=Config | EvaluateConfig)
@@ -70,6 +70,8 @@ def validate(config: Config | EvaluateConfig) -> None:
         at_least_one += ["ipc", "iterations", "batch_real", "chunk", "class_chunk", "image_chunk"]
         at_least_one += ["checkpoint.every", "checkpoint.keep"]
         at_least_one += ["distributed.num_processes", "distributed.timeout"]
+        at_least_one += ["gradient.outer", "gradient.inner", "gradient.batch_size"]
+        above_zero += ["gradient.learning_rate"]
         at_least_one += ["pretrained.networks", "pretrained.epochs", "pretrained.states"]
         at_least_zero += ["pretrained.seed"]
         at_least_zero += ["evaluation.every", "images_every", "seed", "distributed.process_id"]
@@ -142,9 +144,10 @@ def resolve(config: R, default: R | None = None) -> R:
     if default is not None:
         network = networks.on_top_of(network, default.network)
     config = dataclasses.replace(config, network=networks.resolve(network))
-    if isinstance(config, Config) and config.optimizer.learning_rate is None:
-        rate = networks.condensing_rate(config.network)
-        config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=rate))
+    if isinstance(config, Config):
+        # A coreset has no iterations; whatever the fields say, it is the same.
+        defaults = METHOD_DEFAULTS.get(config.method, METHOD_DEFAULTS["dm"])
+        config = fill(config, {"optimizer.learning_rate": networks.condensing_rate(config.network)} | defaults)
     validate(config)
     data = config.data
     data = dataclasses.replace(

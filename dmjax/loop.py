@@ -1,4 +1,4 @@
-"""The condensing loop: chunks, cadences, resume, signals. The only code that talks to the outside while it runs."""
+"""The loop of all methods: chunks, cadences, resume, signals. The only code that talks to the outside while it runs."""
 
 import functools
 import math
@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dmjax import artifacts, coreset, memory, networks, optimizer, pretrained, processes, signals
+from dmjax import artifacts, coreset, memory, objectives, optimizer, pretrained, processes, signals
 from dmjax.artifacts import SyntheticSet
 from dmjax.checkpoint import Checkpoints
-from dmjax.config import Config
+from dmjax.config import CORESETS, Config
 from dmjax.data import Dataset, normalize
 from dmjax.errors import NonFiniteLoss
 from dmjax.evaluate import evaluate
 from dmjax.metrics import Metrics
 from dmjax.parallel import ClassSharding
 from dmjax.progress import progress_bar
-from dmjax.step import CLASSES, DEVICES, Chunks, State, init_state, make_chunk
+from dmjax.step import Chunks, State, init_state, make_chunk
 from dmjax.workdir import Workdir
 
 
@@ -39,6 +39,8 @@ class Result(NamedTuple):
 def run(config: Config, dataset: Dataset, workdir: Workdir | None) -> Result:
     """Condenses, from the newest checkpoint if there is one, and writes metrics, pictures, checkpoints and the set.
 
+    A coreset is chosen at once, with nothing to resume but the network that is trained for it.
+
     Args:
       config: What to do.
       dataset: The real images.
@@ -48,7 +50,19 @@ def run(config: Config, dataset: Dataset, workdir: Workdir | None) -> Result:
       NonFiniteLoss: naming the iteration; the last checkpoint is from before.
       signals.Interrupted: after a checkpoint was written.
     """
-    return _Run(config, dataset, workdir).to_end()
+    return _choose(config, dataset, workdir) if config.method in CORESETS else _Run(config, dataset, workdir).to_end()
+
+
+def _choose(config: Config, dataset: Dataset, workdir: Workdir | None) -> Result:
+    start = time.perf_counter()
+    chosen = processes.together(lambda: coreset.select(config, dataset))
+    metadata = {**workdir.describe(config, dataset), "iterations": 0} if workdir else {}
+    mean, std = dataset.mean, dataset.std
+    synthetic = artifacts.from_pixels(chosen, mean, std, dataset.class_names, metadata)
+    if workdir is not None:
+        synthetic.save_picture(workdir.picture(0))
+        synthetic.save(workdir.synthetic)
+    return Result(synthetic, Clock(time.perf_counter() - start))
 
 
 class _Run:
@@ -56,8 +70,7 @@ class _Run:
         self.config, self.dataset, self.workdir = config, dataset, workdir
         self.sharding = ClassSharding(dataset.num_classes)
         shape = dataset.image_shape
-        self.network = networks.create(config.network, dataset.num_classes, shape, (CLASSES, DEVICES))
-        self.whole = networks.has_batch_norm(self.network, shape)
+        self.network, self.whole = objectives.make_network(config, dataset.num_classes, shape)
         if self.whole:
             memory.check_whole(config)
         self.trained = processes.together(lambda: _trained(config, dataset))
@@ -130,7 +143,10 @@ class _Run:
 
     def _compile(self, length: int, chunks: Chunks) -> Any:
         mean, std = self.dataset.mean, self.dataset.std
-        program = make_chunk(self.network, self.optimizer, self.config, mean, std, length, chunks)
+        step = objectives.make_step(
+            self.network, self.optimizer, self.config, mean, std, chunks, self.dataset.num_classes
+        )
+        program = make_chunk(step, length)
         return self.sharding.compile(program, self.key, self.state, self.data, *self.shared)
 
     def _advance(self, program: Any, length: int) -> float:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmjax import processes
 from dmjax.errors import UserError
-from dmjax.step import DEVICES, ClassData, Program, State
+from dmjax.step import DEVICES, ClassData, State, Step
 
 _STATE_AXES = State(images=0, optimizer=0, iteration=None)
 
@@ -84,7 +84,7 @@ class ClassSharding:
         index = np.arange(self.num_classes, dtype=np.int32)
         return self.split(ClassData(images, np.asarray(counts, np.int32), index))
 
-    def compile(self, program: Program, key: jax.Array, state: State, data: ClassData, *shared: Any) -> Any:
+    def compile(self, program: Step, key: jax.Array, state: State, data: ClassData, *shared: Any) -> Any:
         """Compiles a program for these devices; the state that is passed in is donated at every call.
 
         Args:

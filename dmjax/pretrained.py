@@ -44,7 +44,11 @@ class State(NamedTuple):
 
     def load(self) -> Any:
         """The variables of the network, on the host; raises a `UserError` where the file is not what was written."""
-        return _read(self.path, self.sha256)
+        return _read(self.path, self.sha256)["variables"]
+
+    def forgotten(self) -> np.ndarray:
+        """How often the network has unlearned each training image so far, int32 [sum of counts]; -1 if held out."""
+        return _read(self.path, self.sha256)["forgotten"]
 
 
 def states(config: Config, dataset: Dataset) -> list[list[State]]:
@@ -184,6 +188,7 @@ class _Task:
         images, labels = dataset.flat()
         order = np.random.default_rng(config.pretrained.seed).permutation(len(labels))
         held, kept = np.split(order, [_held_out(config, dataset)])
+        self.kept, self.images = kept, len(labels)
         self.examples = jax.device_put(Examples(images[kept], labels[kept], dataset.mean, dataset.std))
         self.validation = training.test_examples(images[held], labels[held], dataset.mean, dataset.std)
         self.network = networks.create(config.network, dataset.num_classes, dataset.image_shape)
@@ -203,31 +208,33 @@ class _Task:
                 arguments = self.recipe, self.plan, state, key, self.examples, step, bar.update
                 state = training.advance(self.network, *arguments)
                 accuracy = training.accuracy(self.network, state.variables, self.validation)
-                known = [*known, _keep(place, state, accuracy)]
+                known = [*known, self._keep(place, state, accuracy)]
                 bar.set_postfix(accuracy=f"{100 * accuracy:.1f}%")
         (place / f"{self.steps[-1]}.training").unlink(missing_ok=True)
         return known
+
+    def _keep(self, place: Path, state: TrainState, accuracy: float) -> State:
+        """Writes a state, and what training goes on from; then the list that makes them count."""
+        state = jax.device_get(state)
+        forgotten = np.full(self.images, -1, np.int32)
+        forgotten[self.kept] = state.forgotten
+        content = serialization.to_bytes({"variables": state.variables, "forgotten": forgotten})
+        step = int(state.step)
+        kept = State(place / f"{step}.msgpack", step, accuracy, hashlib.sha256(content).hexdigest())
+        files.write_bytes(kept.path, content)
+        files.write_bytes(place / f"{step}.training", serialization.to_bytes(state))
+        known = _listed(place)
+        listed = [{**s._asdict(), "file": s.path.name} for s in [*known, kept]]
+        files.write_json(place / "states.json", [{k: v for k, v in s.items() if k != "path"} for s in listed])
+        if known:
+            (place / f"{known[-1].step}.training").unlink(missing_ok=True)
+        return kept
 
 
 def milestones(total: int, states: int) -> list[int]:
     """The steps whose states are kept: 0, and `states` more whose distance grows; fewer where there are fewer steps."""
     wanted = [round(total * (k / states) ** 2) for k in range(states + 1)]
     return sorted(set(wanted))
-
-
-def _keep(place: Path, state: TrainState, accuracy: float) -> State:
-    """Writes a state, and what training goes on from; then the list that makes them count."""
-    state = jax.device_get(state)
-    step, content = int(state.step), serialization.to_bytes(state.variables)
-    kept = State(place / f"{step}.msgpack", step, accuracy, hashlib.sha256(content).hexdigest())
-    files.write_bytes(kept.path, content)
-    files.write_bytes(place / f"{step}.training", serialization.to_bytes(state))
-    known = _listed(place)
-    listed = [{**s._asdict(), "file": s.path.name} for s in [*known, kept]]
-    files.write_json(place / "states.json", [{k: v for k, v in s.items() if k != "path"} for s in listed])
-    if known:
-        (place / f"{known[-1].step}.training").unlink(missing_ok=True)
-    return kept
 
 
 def _resume(place: Path, step: int, template: TrainState) -> TrainState:

@@ -58,12 +58,23 @@ class Examples(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Variables of the network, the optimizer's momentum, the epoch's order of images int32 [n'], and the step."""
+    """What a training step changes.
+
+    Attributes:
+      variables: Of the network.
+      momentum: Of the optimizer.
+      order: int32 [n'], the epoch's order of the images, padded to whole batches.
+      step: int32 scalar, steps done.
+      correct: bool [n], whether an image was classified correctly when it was last trained on.
+      forgotten: int32 [n], how often that went from true to false (Toneva et al. 2019).
+    """
 
     variables: Any
     momentum: Any
     order: jax.Array
     step: jax.Array
+    correct: jax.Array
+    forgotten: jax.Array
 
 
 def make_recipe(config: EvaluationConfig, augmentation: AugmentConfig) -> Recipe:
@@ -153,7 +164,9 @@ def steps_per_dispatch(batch: int) -> int:
 def _start(network, key, examples, padded):
     variables = networks.init(network, jax.random.fold_in(key, 0), examples.images.shape[1:])
     momentum = jax.tree.map(jnp.zeros_like, variables["params"])
-    return TrainState(variables, momentum, jnp.zeros((padded,), jnp.int32), jnp.int32(0))
+    n = len(examples.labels)
+    order, forgotten = jnp.zeros((padded,), jnp.int32), jnp.zeros((n,), jnp.int32)
+    return TrainState(variables, momentum, order, jnp.int32(0), jnp.zeros((n,), bool), forgotten)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "recipe", "length", "batch"), donate_argnames=("state",))
@@ -161,13 +174,16 @@ def _run(network, recipe, length, batch, state, key, examples, until, drop):
     """Advances by `length` steps, or up to step `until`: one program for any number of epochs."""
 
     def body(state, _):
-        step = functools.partial(_step, network, recipe, batch, key=key, examples=examples, drop=drop)
-        return jax.lax.cond(state.step < until, step, lambda s: s, state), None
+        one_step = functools.partial(step, network, recipe, batch, key=key, examples=examples, drop=drop)
+        return jax.lax.cond(state.step < until, one_step, lambda s: s, state), None
 
     return jax.lax.scan(body, state, None, length=length)[0]
 
 
-def _step(network, recipe, batch, state, key, examples, drop):
+def step(
+    network: nn.Module, recipe: Recipe, batch: int, state: TrainState, key: jax.Array, examples: Examples, drop: Any
+) -> TrainState:
+    """One training step, for use inside compiled code; `drop` is the first step at the lower learning rate."""
     n, padded = len(examples.labels), len(state.order)
     per_epoch = padded // batch
     epoch, position = state.step // per_epoch, state.step % per_epoch
@@ -187,18 +203,23 @@ def _step(network, recipe, batch, state, key, examples, drop):
     def loss(params, images, labels, weights):
         variables = {**state.variables, "params": params}
         logits, new = network.apply(variables, images, train=True, weights=weights, mutable=["batch_stats"])
-        return (optax.softmax_cross_entropy_with_integer_labels(logits, labels) * weights).sum(), new
+        correct = logits.argmax(axis=-1) == labels
+        return (optax.softmax_cross_entropy_with_integer_labels(logits, labels) * weights).sum(), (new, correct)
 
     params = state.variables["params"]
     batch_args = images, examples.labels[chosen], weights / weights.sum()
-    gradients, new_variables = _gradient(
+    gradients, (new_variables, correct) = _gradient(
         jax.grad(loss, has_aux=True), params, batch_args, "batch_stats" in state.variables
     )
     kept = jnp.where(state.step == drop, 0.0, recipe.momentum)
     rate = jnp.where(state.step >= drop, 0.1, 1.0) * recipe.learning_rate
     momentum = jax.tree.map(lambda m, g, p: kept * m + g + recipe.weight_decay * p, state.momentum, gradients, params)
     params = jax.tree.map(lambda p, m: p - rate * m, params, momentum)
-    return TrainState({**new_variables, "params": params}, momentum, order, state.step + 1)
+    place = jnp.where(weights > 0, chosen, n)  # what pads a batch is dropped
+    unlearned = (state.correct[chosen] & ~correct).astype(jnp.int32)
+    forgotten = state.forgotten.at[place].add(unlearned, mode="drop")
+    correct = state.correct.at[place].set(correct, mode="drop")
+    return TrainState({**new_variables, "params": params}, momentum, order, state.step + 1, correct, forgotten)
 
 
 def _gradient(gradient, params, batch, whole):
@@ -216,7 +237,8 @@ def _gradient(gradient, params, batch, whole):
         more, new = gradient(params, *part)
         return jax.tree.map(jnp.add, total, more), new
 
-    return jax.lax.scan(body, jax.tree.map(jnp.zeros_like, params), jax.tree.map(split, batch))
+    total, (new, correct) = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, params), jax.tree.map(split, batch))
+    return total, (new, correct.reshape(-1)[:n])
 
 
 def test_examples(images: np.ndarray, labels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Examples:

@@ -19,6 +19,7 @@ from dmjax.config import (
 )
 from dmjax.data import load
 from dmjax.errors import UserError
+from dmjax.objectives import distribution
 from dmjax.training import Examples
 
 CONFIG = experiment.resolve(
@@ -116,7 +117,9 @@ def test_damage_and_other_settings_are_one_line(config, dataset, tmp_path):
     with pytest.raises(UserError, match="holds networks with another data set"):
         pretrained.states(config, other_data)
     path = known[0][1].path
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
     with pytest.raises(UserError, match="is damaged; remove"):
         known[0][1].load()
     path.unlink()
@@ -143,7 +146,7 @@ def test_a_step_draws_one_of_the_trained_networks(config, dataset):
     network = networks.create(config.network, 10, dataset.image_shape)
     config = dataclasses.replace(config, ipc=2, batch_real=1000)
     optim = optimizer.create(dataclasses.replace(config.optimizer, learning_rate=1e-9))
-    one_step = jax.jit(step.make_step(network, optim, config, dataset.mean, dataset.std, step.Chunks(1)))
+    one_step = jax.jit(distribution.make_step(network, optim, config, dataset.mean, dataset.std, step.Chunks(1)))
     images = np.random.default_rng(0).normal(size=(10, 2, *dataset.image_shape)).astype(np.float32)
     data = step.ClassData(dataset.images, dataset.counts, np.arange(10, dtype=np.int32))
 

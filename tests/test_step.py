@@ -37,14 +37,17 @@ def start_of(rng, classes=3, optim=None):
 
 def make(config=CONFIG, chunks=ALL, axis_name=()):
     network = networks.create(config.network, 3, SHAPE, axis_name)
-    return network, jax.jit(step.make_step(network, optimizer.create(config.optimizer), config, MEAN, STD, chunks))
+    return network, jax.jit(
+        distribution.make_step(network, optimizer.create(config.optimizer), config, MEAN, STD, chunks)
+    )
 
 
 def run_sharded(config, data, state, devices, length=3, times=1):
     axis_name = (step.CLASSES, step.DEVICES) if config.network.norm == "batch" else ()
     network = networks.create(config.network, len(data.count), SHAPE, axis_name)
     sharding = ClassSharding(len(data.count), jax.local_devices()[:devices])
-    chunk = step.make_chunk(network, optimizer.create(config.optimizer), config, MEAN, STD, length, ALL)
+    one_step = distribution.make_step(network, optimizer.create(config.optimizer), config, MEAN, STD, ALL)
+    chunk = step.make_chunk(one_step, length)
     key, placed = sharding.put_key(jax.random.key(0)), sharding.put_data(data.images, data.count)
     state = sharding.put_state(state)
     program = sharding.compile(chunk, key, state, placed)
@@ -199,7 +202,8 @@ def test_after_warm_up_nothing_is_traced_and_nothing_is_copied(rng):
     sharding = ClassSharding(10)
     data, state = data_of(rng, classes=10), start_of(rng, classes=10)
     network = networks.create(CONFIG.network, 10, SHAPE)
-    chunk = step.make_chunk(network, optimizer.create(CONFIG.optimizer), CONFIG, MEAN, STD, 2, step.Chunks(1))
+    one_step = distribution.make_step(network, optimizer.create(CONFIG.optimizer), CONFIG, MEAN, STD, step.Chunks(1))
+    chunk = step.make_chunk(one_step, 2)
     key, data = sharding.put_key(jax.random.key(0)), sharding.put_data(data.images, data.count)
     state = sharding.put_state(state)
     program = sharding.compile(chunk, key, state, data)

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dmjax import memory, networks, optimizer, training
+from dmjax import memory, networks, objectives, optimizer, training
 from dmjax.benchmark.cases import Case
 from dmjax.config import BenchmarkConfig, Config, EvaluationConfig
 from dmjax.parallel import ClassSharding
-from dmjax.step import CLASSES, DEVICES, Chunks, ClassData, State, init_state, make_chunk, make_step
+from dmjax.step import CLASSES, DEVICES, Chunks, ClassData, State, Step, init_state, make_chunk
 
 _MEAN, _STD = 0.5, 0.25
 
@@ -107,8 +107,7 @@ def share_cost(case: Case, config: BenchmarkConfig, num_devices: int) -> dict[st
 def step_flops(case: Case, config: BenchmarkConfig) -> float:
     """XLA's count for one iteration of all classes, before optimisation: without loops, and without compiling."""
     setup = _setup(case, config, jax.devices()[:1], axis_name=(CLASSES,))
-    moments = _moments(case.image_shape)
-    step = make_step(setup.network, setup.optimizer, setup.config, *moments, Chunks())
+    step = setup.step(Chunks())
     state, data = _shapes(case, setup.optimizer)
     cost = jax.jit(step).lower(jax.random.key(0), state, data).cost_analysis()
     return cost["flops"]
@@ -166,7 +165,11 @@ class _Setup(NamedTuple):
     image_shape: tuple[int, int, int]
 
     def make(self, length: int, chunks: Chunks) -> Any:
-        return make_chunk(self.network, self.optimizer, self.config, *_moments(self.image_shape), length, chunks)
+        return make_chunk(self.step(chunks), length)
+
+    def step(self, chunks: Chunks) -> Step:
+        moments, classes = _moments(self.image_shape), self.sharding.num_classes
+        return objectives.make_step(self.network, self.optimizer, self.config, *moments, chunks, classes)
 
     def compile(self, length: int, *arguments: Any) -> tuple[Any, Chunks]:
         def compile(chunks: Chunks) -> Any:

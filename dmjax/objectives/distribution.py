@@ -1,12 +1,78 @@
-"""Distribution matching: the empirical maximum mean discrepancy of Zhao & Bilen, equations 5 and 6."""
+"""Distribution matching (DM): the empirical maximum mean discrepancy of Zhao & Bilen 2023, equations 5 and 6."""
 
 from collections.abc import Callable
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dmjax import augment, networks
+from dmjax.config import Config
+from dmjax.data import normalize
+from dmjax.step import Chunks, State, Step, map_classes, real_batch
 
 Embed = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def make_step(
+    network: nn.Module,
+    optimizer: optax.GradientTransformation,
+    config: Config,
+    mean: np.ndarray,
+    std: np.ndarray,
+    chunks: Chunks,
+) -> Step:
+    """One iteration of Algorithm 1: embed with one network, match the class means, move the synthetic images.
+
+    Args:
+      network: Embeds the images; its parameters are fresh, or those of one of `trained` (Table 4).
+      optimizer: Of the synthetic images.
+      config: For the batch size and the augmentation.
+      mean: [D], of pixels / 255.
+      std: [D], of pixels / 255.
+      chunks: How much is computed at once.
+    """
+
+    def step(key, state, data, trained=None):
+        network_key, key = jax.random.split(jax.random.fold_in(key, state.iteration))
+        if trained is None:
+            variables = networks.init(network, network_key, state.images.shape[2:])
+        else:
+            chosen = jax.random.randint(network_key, (), 0, len(jax.tree.leaves(trained)[0]))
+            variables = jax.tree.map(lambda leaf: leaf[chosen], trained)
+
+        def loss_and_gradient(images, real, count, index):
+            class_key = jax.random.fold_in(key, index)
+            return class_loss_and_gradient(class_key, variables, images, real, count)
+
+        losses, gradients = map_classes(loss_and_gradient, chunks.classes, state.images, *data)
+        updates, optimizer_state = jax.vmap(optimizer.update)(gradients, state.optimizer, state.images)
+        return State(optax.apply_updates(state.images, updates), optimizer_state, state.iteration + 1), losses
+
+    def class_loss_and_gradient(key, variables, synthetic, real, count):
+        sample_key, augment_key = jax.random.split(key)
+        real, real_weights = real_batch(sample_key, real, count, config.batch_real)
+        synthetic_weights = jnp.broadcast_to(jnp.float32(count > 0), synthetic.shape[:1])
+        siamese = augment.sample(augment_key, config.augment, synthetic.shape[1:])
+        real = augment.apply(siamese, normalize(real, mean, std))
+
+        def loss(synthetic):
+            return class_loss(
+                lambda images, weights: networks.embed(network, variables, images, weights),
+                real,
+                real_weights,
+                augment.apply(siamese, synthetic),
+                synthetic_weights,
+                chunks.real,
+                chunks.synthetic,
+            )
+
+        return jax.value_and_grad(loss)(synthetic)
+
+    return step
 
 
 def class_loss(
