@@ -23,6 +23,7 @@ from dmjax import files, networks, signals, training
 from dmjax.config import Config
 from dmjax.data import Dataset, cache
 from dmjax.errors import UserError
+from dmjax.networks import custom
 from dmjax.progress import progress_bar
 from dmjax.training import Examples, TrainState
 
@@ -44,7 +45,7 @@ class State(NamedTuple):
 
     def load(self) -> Any:
         """The variables of the network, on the host; raises a `UserError` where the file is not what was written."""
-        return _read(self.path, self.sha256)
+        return serialization.msgpack_restore(_read(self.path, self.sha256))
 
 
 def states(config: Config, dataset: Dataset) -> list[list[State]]:
@@ -63,7 +64,7 @@ def states(config: Config, dataset: Dataset) -> list[list[State]]:
     folder = config.pretrained.path or cache.folder(config.data.cache) / "pretrained" / digest
     with _claimed(folder, about):
         places = [folder / f"network_{i:03d}" for i in range(config.pretrained.networks)]
-        known = [_listed(place) for place in places]
+        known = [_listed(place).states for place in places]
         unfinished = [i for i, of_one in enumerate(known) if len(of_one) < len(_steps(config, dataset))]
         if unfinished:
             task = _Task(config, dataset)
@@ -101,9 +102,10 @@ def _about(config: Config, dataset: Dataset) -> dict[str, Any]:
     """All that the states depend on but their number."""
     recipe = training.make_recipe(config.evaluation, config.augment)
     settings = dataclasses.asdict(config.pretrained)
+    source = {"source": custom.digest(config.network.name)} if ":" in config.network.name else {}
     return {
         "data set": {"name": dataset.name, "fingerprint": dataset.fingerprint()},
-        "network": dataclasses.asdict(config.network),
+        "network": {**dataclasses.asdict(config.network), **source},
         "recipe": {**recipe._asdict(), "augment": dataclasses.asdict(recipe.augment)},
         "pretrained": {name: settings[name] for name in ("epochs", "states", "holdout", "seed")},
     }
@@ -129,7 +131,9 @@ def _claimed(folder: Path, about: dict[str, Any]) -> Iterator[None]:
                 waiting = True
             signals.check()
             time.sleep(0.5)
-        stored = files.read_json(folder / "about.json")
+        stored = files.read_json(folder / "about.json", "choose another --pretrained.path")
+        if stored is None and any(folder.glob("network_*")):
+            raise UserError(f"{folder} holds networks, but no about.json: choose another --pretrained.path")
         if stored is None:
             files.write_json(folder / "about.json", about)
         elif stored != about:
@@ -142,22 +146,33 @@ def _claimed(folder: Path, about: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def _listed(place: Path) -> list[State]:
-    content = files.read_json(place / "states.json") or []
+class _Network(NamedTuple):
+    """What `states.json` holds: the states of a network, and the digest of the file that its training goes on from."""
+
+    states: list[State]
+    training: str
+
+
+def _listed(place: Path) -> _Network:
+    mend = f"remove {place}, to train this network again"
+    content = files.read_json(place / "states.json", mend) or {"states": [], "training": ""}
     try:
-        return [State(place / s["file"], s["step"], s["accuracy"], s["sha256"]) for s in content]
-    except (TypeError, KeyError):
-        raise UserError(f"{place / 'states.json'} is damaged; remove {place}, to train this network again") from None
+        listed = [
+            State(place / s["file"], int(s["step"]), float(s["accuracy"]), s["sha256"]) for s in content["states"]
+        ]
+        return _Network(listed, content["training"])
+    except (TypeError, KeyError, ValueError):
+        raise UserError(f"{place / 'states.json'} is damaged; {mend}") from None
 
 
-def _read(path: Path, sha256: str) -> Any:
+def _read(path: Path, sha256: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; remove {path.parent}, to train it again") from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{path} is damaged; remove {path.parent}, to train this network again")
-    return serialization.msgpack_restore(content)
+    return content
 
 
 def _held_out(config: Config, dataset: Dataset) -> int:
@@ -218,24 +233,20 @@ def milestones(total: int, states: int) -> list[int]:
 def _keep(place: Path, state: TrainState, accuracy: float) -> State:
     """Writes a state, and what training goes on from; then the list that makes them count."""
     state = jax.device_get(state)
-    step, content = int(state.step), serialization.to_bytes(state.variables)
+    step, content, whole = int(state.step), serialization.to_bytes(state.variables), serialization.to_bytes(state)
     kept = State(place / f"{step}.msgpack", step, accuracy, hashlib.sha256(content).hexdigest())
     files.write_bytes(kept.path, content)
-    files.write_bytes(place / f"{step}.training", serialization.to_bytes(state))
-    known = _listed(place)
-    listed = [{**s._asdict(), "file": s.path.name} for s in [*known, kept]]
-    files.write_json(place / "states.json", [{k: v for k, v in s.items() if k != "path"} for s in listed])
-    if known:
-        (place / f"{known[-1].step}.training").unlink(missing_ok=True)
+    files.write_bytes(place / f"{step}.training", whole)
+    known = _listed(place).states
+    entries = [
+        {"file": s.path.name, "step": s.step, "accuracy": s.accuracy, "sha256": s.sha256} for s in [*known, kept]
+    ]
+    files.write_json(place / "states.json", {"states": entries, "training": hashlib.sha256(whole).hexdigest()})
+    for old in known:
+        (place / f"{old.step}.training").unlink(missing_ok=True)
     return kept
 
 
 def _resume(place: Path, step: int, template: TrainState) -> TrainState:
-    path = place / f"{step}.training"
-    try:
-        state = serialization.from_bytes(jax.device_get(template), path.read_bytes())
-        if int(state.step) != step:
-            raise ValueError("it is of another step")
-        return jax.device_put(state)
-    except Exception as error:  # whatever msgpack raises for broken files
-        raise UserError(f"{path} is damaged ({error}); remove {place}, to train this network again") from None
+    content = _read(place / f"{step}.training", _listed(place).training)
+    return jax.device_put(serialization.from_bytes(jax.device_get(template), content))
