@@ -352,8 +352,13 @@ def fill(config: Config, values: dict[str, Any]) -> Config:
 def differences(old: Config, new: Config) -> list[str]:
     """Names the fields in which two configurations are not the same run, as ``"name: old -> new"``."""
     before, after = flatten(old), flatten(new)
+    unused = [name for name in before if name.startswith("pretrained.")] if _needs_no_pool(old, new) else []
     return [
         f"{name}: {before[name]} -> {after[name]}"
         for name in before
-        if name not in _NOT_PART_OF_THE_RUN and before[name] != after[name]
+        if name not in (*_NOT_PART_OF_THE_RUN, *unused) and before[name] != after[name]
     ]
+
+
+def _needs_no_pool(*configs: Config) -> bool:
+    return all(c.embedding.distribution == "random" and c.method in (*DISTRIBUTION, *GRADIENT, "random") for c in configs)

@@ -194,6 +194,9 @@ def _main(arguments: list[str]) -> None:
     if config.json is not None:
         files.check_writable(config.json)
     dataset = load_dataset(config.data, config.progress)
+    named = dataclasses.replace(config.network, precision=default.network.precision)
+    if config.pool is not None and named != networks.resolve(default.network):
+        raise UserError(f"--pool {config.pool} names its networks; leave out --network.* but the precision")
     chosen = _pool(config)
     for network in chosen.values():  # what does not fit the images is said before anything is trained
         networks.create(network, dataset.num_classes, dataset.image_shape)

@@ -97,8 +97,9 @@ def validate(config: Config | EvaluateConfig) -> None:
                 raise UserError(f"{name} must be {rule}, not {values[name]}")
     if isinstance(config, Config):
         _validate_embedding(config)
-    if config.seed >= 2**32:
-        raise UserError(f"seed must be below 2**32, not {config.seed}")
+    for name in ("seed", "pretrained.seed"):
+        if values.get(name, 0) >= 2**32:
+            raise UserError(f"{name} must be below 2**32, not {values[name]}")
     strategy = config.augment.strategy
     for group in [] if strategy == "none" else strategy.split("_"):
         if group not in AUGMENTATIONS:
@@ -108,6 +109,8 @@ def validate(config: Config | EvaluateConfig) -> None:
 
 def _validate_embedding(config: Config) -> None:
     wanted = config.embedding.accuracy
+    if wanted is not None and (len(wanted) != 2 or not all(isinstance(v, int | float) for v in wanted)):
+        raise UserError(f"embedding.accuracy must be two fractions, not {wanted}")
     if wanted is not None and config.embedding.distribution != "pool":
         raise UserError("embedding.accuracy chooses from a pool of networks; give --embedding.distribution pool")
     if wanted is not None and not 0 <= wanted[0] < wanted[1]:

@@ -36,11 +36,11 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Reads JSON; None where there is no such file. Raises a `UserError` for one that is damaged."""
+def read_json(path: Path, mend: str = "remove it, or choose another --workdir") -> Any:
+    """Reads JSON; None where there is no such file. Raises a `UserError`, which ends in `mend`, for a damaged one."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it, or choose another --workdir") from None
+        raise UserError(f"{path} is damaged ({error}); {mend}") from None

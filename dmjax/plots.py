@@ -19,7 +19,7 @@ def heat_map(path: Path, values: np.ndarray, rows: Sequence[str], columns: Seque
     image = axes.imshow(shown, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=20, ha="right")
     axes.set_yticks(range(len(rows)), rows)
-    middle = (shown.min() + shown.max()) / 2
+    middle = (shown.min() + shown.max()) / 2 if shown.count() else 0
     for (r, c), value in np.ndenumerate(values):
         if np.isfinite(value):
             axes.text(c, r, f"{value:.1f}", ha="center", va="center", color="white" if value < middle else "black")
@@ -76,7 +76,7 @@ def scatter(
         for c, class_name in enumerate(classes):
             real, made = points[(labels == c) & ~synthetic], points[(labels == c) & synthetic]
             colour = f"C{c % 10}"
-            axes.scatter(*real.T, s=5, alpha=0.25, color=colour, linewidths=0)
+            axes.scatter(*real.T, s=6, alpha=0.4, color=colour, linewidths=0)
             axes.scatter(
                 *made.T, s=90, marker="*", color=colour, edgecolors="black", linewidths=0.6, label=class_name, zorder=3
             )

@@ -23,6 +23,7 @@ from dmjax import files, networks, signals, training
 from dmjax.config import Config
 from dmjax.data import Dataset, cache
 from dmjax.errors import UserError
+from dmjax.networks import custom
 from dmjax.progress import progress_bar
 from dmjax.training import Examples, TrainState
 
@@ -44,11 +45,14 @@ class State(NamedTuple):
 
     def load(self) -> Any:
         """The variables of the network, on the host; raises a `UserError` where the file is not what was written."""
-        return _read(self.path, self.sha256)["variables"]
+        return self._content()["variables"]
 
     def forgotten(self) -> np.ndarray:
         """How often the network has unlearned each training image so far, int32 [sum of counts]; -1 if held out."""
-        return _read(self.path, self.sha256)["forgotten"]
+        return self._content()["forgotten"]
+
+    def _content(self) -> dict[str, Any]:
+        return serialization.msgpack_restore(_read(self.path, self.sha256))
 
 
 def states(config: Config, dataset: Dataset) -> list[list[State]]:
@@ -67,7 +71,7 @@ def states(config: Config, dataset: Dataset) -> list[list[State]]:
     folder = config.pretrained.path or cache.folder(config.data.cache) / "pretrained" / digest
     with _claimed(folder, about):
         places = [folder / f"network_{i:03d}" for i in range(config.pretrained.networks)]
-        known = [_listed(place) for place in places]
+        known = [_listed(place).states for place in places]
         unfinished = [i for i, of_one in enumerate(known) if len(of_one) < len(_steps(config, dataset))]
         if unfinished:
             task = _Task(config, dataset)
@@ -105,9 +109,10 @@ def _about(config: Config, dataset: Dataset) -> dict[str, Any]:
     """All that the states depend on but their number."""
     recipe = training.make_recipe(config.evaluation, config.augment)
     settings = dataclasses.asdict(config.pretrained)
+    source = {"source": custom.digest(config.network.name)} if ":" in config.network.name else {}
     return {
         "data set": {"name": dataset.name, "fingerprint": dataset.fingerprint()},
-        "network": dataclasses.asdict(config.network),
+        "network": {**dataclasses.asdict(config.network), **source},
         "recipe": {**recipe._asdict(), "augment": dataclasses.asdict(recipe.augment)},
         "pretrained": {name: settings[name] for name in ("epochs", "states", "holdout", "seed")},
     }
@@ -133,7 +138,9 @@ def _claimed(folder: Path, about: dict[str, Any]) -> Iterator[None]:
                 waiting = True
             signals.check()
             time.sleep(0.5)
-        stored = files.read_json(folder / "about.json")
+        stored = files.read_json(folder / "about.json", "choose another --pretrained.path")
+        if stored is None and any(folder.glob("network_*")):
+            raise UserError(f"{folder} holds networks, but no about.json: choose another --pretrained.path")
         if stored is None:
             files.write_json(folder / "about.json", about)
         elif stored != about:
@@ -146,22 +153,33 @@ def _claimed(folder: Path, about: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def _listed(place: Path) -> list[State]:
-    content = files.read_json(place / "states.json") or []
+class _Network(NamedTuple):
+    """What `states.json` holds: the states of a network, and the digest of the file that its training goes on from."""
+
+    states: list[State]
+    training: str
+
+
+def _listed(place: Path) -> _Network:
+    mend = f"remove {place}, to train this network again"
+    content = files.read_json(place / "states.json", mend) or {"states": [], "training": ""}
     try:
-        return [State(place / s["file"], s["step"], s["accuracy"], s["sha256"]) for s in content]
-    except (TypeError, KeyError):
-        raise UserError(f"{place / 'states.json'} is damaged; remove {place}, to train this network again") from None
+        listed = [
+            State(place / s["file"], int(s["step"]), float(s["accuracy"]), s["sha256"]) for s in content["states"]
+        ]
+        return _Network(listed, content["training"])
+    except (TypeError, KeyError, ValueError):
+        raise UserError(f"{place / 'states.json'} is damaged; {mend}") from None
 
 
-def _read(path: Path, sha256: str) -> Any:
+def _read(path: Path, sha256: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; remove {path.parent}, to train it again") from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{path} is damaged; remove {path.parent}, to train this network again")
-    return serialization.msgpack_restore(content)
+    return content
 
 
 def _held_out(config: Config, dataset: Dataset) -> int:
@@ -208,27 +226,17 @@ class _Task:
                 arguments = self.recipe, self.plan, state, key, self.examples, step, bar.update
                 state = training.advance(self.network, *arguments)
                 accuracy = training.accuracy(self.network, state.variables, self.validation)
-                known = [*known, self._keep(place, state, accuracy)]
+                on_host = jax.device_get(state)
+                known = [*known, _keep(place, on_host, accuracy, self._forgotten(on_host))]
                 bar.set_postfix(accuracy=f"{100 * accuracy:.1f}%")
         (place / f"{self.steps[-1]}.training").unlink(missing_ok=True)
         return known
 
-    def _keep(self, place: Path, state: TrainState, accuracy: float) -> State:
-        """Writes a state, and what training goes on from; then the list that makes them count."""
-        state = jax.device_get(state)
+    def _forgotten(self, state: TrainState) -> np.ndarray:
+        """By the number of the image in the whole training set."""
         forgotten = np.full(self.images, -1, np.int32)
         forgotten[self.kept] = state.forgotten
-        content = serialization.to_bytes({"variables": state.variables, "forgotten": forgotten})
-        step = int(state.step)
-        kept = State(place / f"{step}.msgpack", step, accuracy, hashlib.sha256(content).hexdigest())
-        files.write_bytes(kept.path, content)
-        files.write_bytes(place / f"{step}.training", serialization.to_bytes(state))
-        known = _listed(place)
-        listed = [{**s._asdict(), "file": s.path.name} for s in [*known, kept]]
-        files.write_json(place / "states.json", [{k: v for k, v in s.items() if k != "path"} for s in listed])
-        if known:
-            (place / f"{known[-1].step}.training").unlink(missing_ok=True)
-        return kept
+        return forgotten
 
 
 def milestones(total: int, states: int) -> list[int]:
@@ -237,12 +245,23 @@ def milestones(total: int, states: int) -> list[int]:
     return sorted(set(wanted))
 
 
+def _keep(place: Path, state: TrainState, accuracy: float, forgotten: np.ndarray) -> State:
+    """Writes a state, and what training goes on from; then the list that makes them count."""
+    content = serialization.to_bytes({"variables": state.variables, "forgotten": forgotten})
+    step, whole = int(state.step), serialization.to_bytes(state)
+    kept = State(place / f"{step}.msgpack", step, accuracy, hashlib.sha256(content).hexdigest())
+    files.write_bytes(kept.path, content)
+    files.write_bytes(place / f"{step}.training", whole)
+    known = _listed(place).states
+    entries = [
+        {"file": s.path.name, "step": s.step, "accuracy": s.accuracy, "sha256": s.sha256} for s in [*known, kept]
+    ]
+    files.write_json(place / "states.json", {"states": entries, "training": hashlib.sha256(whole).hexdigest()})
+    for old in known:
+        (place / f"{old.step}.training").unlink(missing_ok=True)
+    return kept
+
+
 def _resume(place: Path, step: int, template: TrainState) -> TrainState:
-    path = place / f"{step}.training"
-    try:
-        state = serialization.from_bytes(jax.device_get(template), path.read_bytes())
-        if int(state.step) != step:
-            raise ValueError("it is of another step")
-        return jax.device_put(state)
-    except Exception as error:  # whatever msgpack raises for broken files
-        raise UserError(f"{path} is damaged ({error}); remove {place}, to train this network again") from None
+    content = _read(place / f"{step}.training", _listed(place).training)
+    return jax.device_put(serialization.from_bytes(jax.device_get(template), content))

@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from dmjax import artifacts, compilation, experiment, files, loop
+from dmjax import artifacts, compilation, coreset, experiment, files, loop, memory, networks, optimizer
 from dmjax.artifacts import SyntheticSet
 from dmjax.config import Config
 from dmjax.data import Dataset
 from dmjax.data import load as load_dataset
 from dmjax.errors import UserError
+from dmjax.step import CLASSES, DEVICES
 from dmjax.workdir import Workdir
 
 C = TypeVar("C", bound=Config)
@@ -33,15 +34,28 @@ class Study(Generic[C]):
     Attributes:
       config: What all runs start from; its `optimizer.learning_rate` is None where each network takes its own.
       varied: The configuration with what the study varies.
+      default: What the flags were given on top of.
       dataset: The real images.
       folder: Where everything is.
-      about: Configuration, data, hardware and versions, as plain JSON values.
       failed: What went wrong in this start, one line by the name of the cell.
     """
 
-    def __init__(self, config: Config, varied: C, dataset: Dataset, folder: Path, about: dict[str, Any]):
-        self.config, self.varied, self.dataset, self.folder, self.about = config, varied, dataset, folder, about
+    def __init__(self, varied: C, default: C, dataset: Dataset, workdir: Workdir, command: list[str]):
+        self.varied, self.default, self.dataset, self.folder = varied, default, dataset, workdir.path
+        self.config = as_config(varied)
         self.failed: dict[str, str] = {}
+        self._workdir, self._command = workdir, command
+
+    def check(self, config: Config) -> None:
+        """Raises a `UserError` where a run cannot work; before the first cell nothing has been written."""
+        config = experiment.resolve(config)
+        shape = self.dataset.image_shape
+        network = networks.create(config.network, self.dataset.num_classes, shape, (CLASSES, DEVICES))
+        if networks.has_batch_norm(network, shape):
+            memory.check_whole(config)
+        optimizer.create(config.optimizer)
+        if config.init == "real":
+            coreset.check(self.dataset, config.ipc, "lower it, or start from noise with --init noise")
 
     def cell(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
         """The result of a measurement, made now where it is missing; None if it fails.
@@ -51,9 +65,11 @@ class Study(Generic[C]):
           measure: Returns plain JSON values, to which `seconds` and, of them, `compile_seconds` are added.
         """
         path = self._path(name)
-        stored = files.read_json(path)
+        stored = _read(path)
         if stored is not None:
             return stored
+        self._workdir.describe(self.config, self.dataset)
+        files.write_json(self.folder / "study.json", self._command[2])
         start, compiled = time.perf_counter(), compilation.seconds()
         try:
             stored = {**measure(), "seconds": time.perf_counter() - start}
@@ -87,8 +103,10 @@ class Study(Generic[C]):
 
     def finish(self, results: dict[str, Any], table: str) -> None:
         """Prints the table, writes it and the results, and raises a `UserError` where something failed."""
-        seconds = sum((files.read_json(p) or {}).get("seconds", 0) for p in (self.folder / "cells").rglob("*.json"))
-        files.write_json(self.folder / "results.json", {**results, "seconds": seconds, "about": self.about})
+        seconds = sum((_read(path) or {"seconds": 0})["seconds"] for path in (self.folder / "cells").rglob("*.json"))
+        about = {"command": shlex.join(self._command), **self._workdir.describe(self.config, self.dataset)}
+        about["config"] = {k: v for k, v in about["config"].items() if k != "data"}  # its paths say nothing elsewhere
+        files.write_json(self.folder / "results.json", {**results, "seconds": seconds, "about": about})
         files.write_bytes(self.folder / "table.md", f"{table}\n".encode())
         print(f"\n{table}\n\nfiles: {self.folder}/")
         if self.failed:
@@ -111,12 +129,30 @@ def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str)
         name = prog.rpartition(".")[2]
         given = dataclasses.replace(given, workdir=default.workdir.with_name(f"{default.workdir.name}_{name}"))
     varied = dataclasses.replace(experiment.resolve(given, default), optimizer=given.optimizer)
-    config = Config(**{f.name: getattr(varied, f.name) for f in dataclasses.fields(Config)})
-    with Workdir(config) as workdir:
-        dataset = load_dataset(config.data, config.progress)
-        about = {"command": shlex.join([*prog.split(), *arguments]), **workdir.describe(config, dataset)}
-        about["config"] = {k: v for k, v in about["config"].items() if k != "data"}  # its paths say nothing elsewhere
-        yield Study(config, varied, dataset, workdir.path, about)
+    with Workdir(as_config(varied)) as workdir:
+        _check_kind(workdir.path / "study.json", prog.split()[2])
+        yield Study(varied, default, load_dataset(varied.data, varied.progress), workdir, [*prog.split(), *arguments])
+
+
+def as_config(varied: Config) -> Config:
+    """The configuration of a run, without what a study adds."""
+    return Config(**{field.name: getattr(varied, field.name) for field in dataclasses.fields(Config)})
+
+
+def _check_kind(path: Path, module: str) -> None:
+    """Raises a `UserError` for the folder of another study."""
+    stored = files.read_json(path)
+    if stored not in (None, module):
+        raise UserError(f"{path.parent} belongs to {stored}; choose another --workdir")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A measurement; None where there is none, or none that can be read."""
+    try:
+        stored = files.read_json(path)
+    except UserError:
+        return None
+    return stored if isinstance(stored, dict) and {"seconds", "compile_seconds"} <= set(stored) else None
 
 
 def _brief(result: dict[str, Any]) -> str:

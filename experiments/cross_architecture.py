@@ -16,6 +16,7 @@ import numpy as np
 
 from dmjax import cli, networks, plots, study
 from dmjax.config import Config, NetworkConfig, flatten
+from dmjax.errors import UserError
 from dmjax.evaluate import evaluate, evaluate_random_real
 
 RANDOM = "random real"
@@ -44,8 +45,16 @@ def _main(arguments: list[str]) -> None:
         def network(name: str) -> NetworkConfig:
             return networks.resolve(NetworkConfig(name=name, precision=config.network.precision))
 
-        learn, test = cross.varied.learn, cross.varied.test
-        for name in (*learn, *test):  # what does not fit the images is said before anything is computed
+        learn, test = (tuple(dict.fromkeys(names)) for names in (cross.varied.learn, cross.varied.test))
+        if not learn or not test:
+            raise UserError("name at least one network after --learn and --test")
+        if dataclasses.replace(cross.varied.network, precision="float32") != networks.resolve(
+            dataclasses.replace(cross.default.network, precision="float32")
+        ):
+            raise UserError("the networks are those of --learn and --test; leave out --network.* but the precision")
+        for name in learn:
+            cross.check(dataclasses.replace(config, network=network(name)))
+        for name in test:
             networks.create(network(name), dataset.num_classes, dataset.image_shape)
         found = {}
         if config.evaluation.random_real:

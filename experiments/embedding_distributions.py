@@ -36,6 +36,7 @@ def _main(arguments: list[str]) -> None:
         config, bounds = embeddings.config, embeddings.varied.bounds
         if len(bounds) < 2 or list(bounds) != sorted(set(bounds)):
             raise UserError("bounds must be two or more rising fractions")
+        embeddings.check(config)
         every = pretrained.states(config, embeddings.dataset)
         groups: dict[str, EmbeddingConfig] = {"random": EmbeddingConfig()}
         for low, high in itertools.pairwise(bounds):

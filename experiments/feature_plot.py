@@ -42,6 +42,8 @@ def _main(arguments: list[str]) -> None:
         dataset, varied = plot.dataset, plot.varied
         if not varied.sets:
             raise UserError("name one or more files synthetic.npz with --sets")
+        if varied.real_images < 1:
+            raise UserError(f"real_images must be at least 1, not {varied.real_images}")
         loaded = [SyntheticSet.load(path) for path in varied.sets]
         for synthetic in loaded:
             check_fits(synthetic, dataset)

@@ -37,13 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> None:
     with study.opened(LargerSets, arguments, "python -m experiments.larger_sets", f"{__doc__}") as larger:
-        dataset, sizes = larger.dataset, larger.varied.sizes
+        dataset, sizes = larger.dataset, sorted(set(larger.varied.sizes))
         optimizer = larger.config.optimizer
         if optimizer.learning_rate is None:
             optimizer = dataclasses.replace(optimizer, learning_rate=_RATE)
         config = dataclasses.replace(larger.config, optimizer=optimizer)
         if not sizes or min(sizes) < 1:
             raise UserError("sizes must be images per class, at least 1")
+        larger.check(dataclasses.replace(config, ipc=max(sizes)))
         coreset.check(dataset, max(sizes), "lower the largest of --sizes")
         whole = larger.cell("whole", lambda: evaluate_whole(config, dataset).to_dict())
         found: dict[tuple[str, int], dict[str, Any] | None] = {}
@@ -80,9 +81,10 @@ def _plot(path, found, whole, sizes, name) -> None:
         return label, {of: line for of, line in lines.items() if line}
 
     panels = [panel("test accuracy (%)", 100)]
-    if whole is not None:
+    if whole is not None and whole["mean"] > 0:
         panels.append(panel("relative to the whole set (%)", 100 / whole["mean"]))
-    plots.curves(path, panels, "images per class", name)
+    if all(lines for _, lines in panels):
+        plots.curves(path, panels, "images per class", name)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def test_family_matches_torch(torch, rng, family, norm, shape):
     network = networks.create(config, 7, shape)
     variables = jax.jit(lambda key: networks.init(network, key, shape))(jax.random.key(0))
     # Scales and biases of norms start at 1 and 0, where mistakes hide.
-    noise = lambda p: p + jnp.asarray(rng.normal(size=p.shape) * 0.1 * np.asarray(p).std(), jnp.float32)  # noqa: E731
+    noise = lambda p: p + jnp.asarray(rng.normal(size=p.shape) * 0.1 * (np.std(p) or 1), jnp.float32)  # noqa: E731
     variables = {**variables, "params": jax.tree.map(noise, variables["params"])}
     oracle = torch_networks.load(torch_networks.create(family, norm, 7, shape), variables["params"])
     count = sum(p.numel() for p in oracle.parameters())
@@ -56,13 +56,13 @@ def test_family_matches_torch(torch, rng, family, norm, shape):
 
     @jax.jit  # one program: compiling is what takes time here
     def ours(x, cotangent):
-        features, pull_back = jax.vjp(lambda x: networks.embed(network, variables, x, jnp.ones(3)), x)
+        features, pull_back = jax.vjp(lambda x: networks.embed(network, variables, x, jnp.ones(len(x))), x)
         logits, _ = network.apply(variables, x, train=True, mutable=["batch_stats"])
         return features, logits, pull_back(cotangent)[0]
 
     errors = []
-    for _ in range(3):
-        x = rng.normal(size=(3, *shape)).astype(np.float32)
+    for _ in range(10):
+        x = rng.normal(size=(3 if norm == "batch" else 1, *shape)).astype(np.float32)
         tx = torch.tensor(x, dtype=torch.float64, requires_grad=True)
         features = oracle.embed(tx.permute(0, 3, 1, 2))
         expected = features.detach().numpy()
@@ -137,6 +137,9 @@ def test_pools_hold_networks(name):
     [
         (NetworkConfig(name="ConvNetBM"), "did you mean 'ConvNetBN'"),
         (NetworkConfig(name="Resnet18"), "did you mean 'ResNet18'"),
+        (NetworkConfig(name="ResNet18_APBN"), r"did you mean .*'ResNet18BN_AP'\?$"),
+        (NetworkConfig(name="ConvNetD3D4"), "gives depth twice"),
+        (NetworkConfig(name="VGG11LN"), "norm layer is not defined for VGG11"),
         (NetworkConfig(name="VGG12"), "unknown network 'VGG12'"),
         (NetworkConfig(name="ConvNetD4", depth=3), "contradict"),
         (NetworkConfig(name="AlexNet", width=64), "width is not an option of AlexNet; its options are norm"),
@@ -232,31 +235,40 @@ def test_a_network_of_ones_own_with_batch_norm_says_so(tmp_path, monkeypatch):
     """It is found out without an option; its statistics are over all classes where it takes `axis_name`."""
     template = (
         "import flax.linen as nn\n"
+        "from dmjax.networks.layers import BatchNorm\n"
         "class Mine(nn.Module):\n"
         "    num_classes: int\n"
-        "{field}"
+        "    axis_name: tuple = ()\n"
         "    def setup(self):\n"
-        "        self.norm = nn.BatchNorm({argument})\n"
+        "        self.norm = BatchNorm(self.axis_name)\n"
         "        self.last = nn.Dense(self.num_classes)\n"
-        "    def embed(self, x, train=False):\n"
-        "        return self.norm(x, use_running_average=not train).reshape(len(x), -1)\n"
+        "    def embed(self, x, train=False, weights=None):\n"
+        "        return self.norm(x, train, weights).reshape(len(x), -1)\n"
         "    def __call__(self, x, train=False):\n"
         "        return self.last(self.embed(x, train))\n"
     )
-    field, argument = "    axis_name: tuple = ()\n", "axis_name=self.axis_name or None"
-    (tmp_path / "reduced.py").write_text(template.format(field=field, argument=argument))
-    (tmp_path / "alone.py").write_text(template.format(field="", argument=""))
+    (tmp_path / "reduced.py").write_text(template)
+    (tmp_path / "alone.py").write_text(
+        template.replace("    axis_name: tuple = ()\n", "").replace("self.axis_name", "")
+    )
+    (tmp_path / "unweighted.py").write_text(
+        template.replace(", weights=None", "").replace("train, weights", "train, None")
+    )
     monkeypatch.syspath_prepend(tmp_path)
     config = NetworkConfig(name="reduced:Mine")
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    with jax.numpy_dtype_promotion("standard"):  # for flax's own layers
         network = networks.create(config, 3, (8, 8, 1), ("classes",))
         assert networks.has_batch_norm(network, (8, 8, 1))
         variables = networks.init(network, jax.random.key(0), (8, 8, 1))
         x = np.random.default_rng(0).normal(size=(2, 4, 8, 8, 1)).astype(np.float32)
-        embed = lambda images: networks.embed(network, variables, images, jnp.ones(4))  # noqa: E731
-        features = jax.vmap(embed, axis_name="classes")(x)
-        np.testing.assert_allclose(features.std(), 1, rtol=1e-3)
-        np.testing.assert_allclose(features.reshape(x.shape), (x - x.mean()) / x.std(), rtol=1e-3, atol=1e-3)
-        networks.create(NetworkConfig(name="alone:Mine"), 3, (8, 8, 1))  # good to evaluate
-        with pytest.raises(UserError, match="give it a field axis_name"):
-            networks.create(NetworkConfig(name="alone:Mine"), 3, (8, 8, 1), ("classes",))
+        weights = np.float32([[1, 1, 1, 0], [1, 1, 0, 0]])  # what fills up a batch does not count
+        embed = lambda images, weights: networks.embed(network, variables, images, weights)  # noqa: E731
+        features = jax.vmap(embed, axis_name="classes")(x, weights).reshape(x.shape)
+        counted = x[weights > 0]
+        np.testing.assert_allclose(features, (x - counted.mean()) / counted.std(), rtol=1e-3, atol=1e-3)
+        for module in ("alone", "unweighted"):
+            networks.create(NetworkConfig(name=f"{module}:Mine"), 3, (8, 8, 1))  # good to evaluate
+            with pytest.raises(UserError, match="give it a field axis_name and embed an argument weights"):
+                networks.create(NetworkConfig(name=f"{module}:Mine"), 3, (8, 8, 1), ("classes",))
+        with pytest.raises(UserError, match=r"network\.depth is not a field of reduced:Mine"):
+            networks.create(NetworkConfig(name="reduced:Mine", depth=3), 3, (8, 8, 1))

@@ -86,21 +86,27 @@ def test_what_is_there_is_not_trained_again_and_more_networks_are_added(config, 
     assert len(trained) == 1  # the second network, once
 
 
+def _stop_after(function, times):
+    """The function, which is interrupted instead of being called once more."""
+    calls = []
+
+    def interrupted(*args):
+        if len(calls) == times:
+            raise signals.Interrupted(15)
+        calls.append(args)
+        return function(*args)
+
+    return interrupted
+
+
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_an_interrupted_training_goes_on_and_ends_in_the_same_states(
     config, dataset, tmp_path, monkeypatch, stop_after
 ):
     whole = dataclasses.replace(config, pretrained=dataclasses.replace(config.pretrained, path=tmp_path / "whole"))
     pretrained.states(whole, dataset)
-    accuracy, calls = training.accuracy, []
-
-    def interrupted(*args):
-        if len(calls) == stop_after:
-            raise signals.Interrupted(15)
-        calls.append(args)
-        return accuracy(*args)
-
-    monkeypatch.setattr(training, "accuracy", interrupted)
+    accuracy = training.accuracy
+    monkeypatch.setattr(training, "accuracy", _stop_after(accuracy, stop_after))
     with pytest.raises(signals.Interrupted):
         pretrained.states(config, dataset)
     monkeypatch.setattr(training, "accuracy", accuracy)
@@ -125,8 +131,25 @@ def test_damage_and_other_settings_are_one_line(config, dataset, tmp_path):
     path.unlink()
     with pytest.raises(UserError, match="cannot read"):
         pretrained.stack(known[0])
-    (tmp_path / "pool" / "network_000" / "states.json").write_text('[{"step": 3}]')
-    with pytest.raises(UserError, match="is damaged; remove"):
+    listed = tmp_path / "pool" / "network_000" / "states.json"
+    for text in ('{"states": [{"step": 3}]}', "[]x", '{"states": [{"file": "a", "step": 1, "accuracy": null}]}'):
+        listed.write_text(text)
+        with pytest.raises(UserError, match=r"is damaged.*; remove .*network_000, to train"):
+            pretrained.states(config, dataset)
+    (tmp_path / "pool" / "about.json").unlink()  # then nobody knows what the networks were trained on
+    with pytest.raises(UserError, match="holds networks, but no about"):
+        pretrained.states(config, dataset)
+
+
+def test_a_damaged_training_is_not_gone_on_with(config, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "accuracy", _stop_after(training.accuracy, 2))
+    with pytest.raises(signals.Interrupted):
+        pretrained.states(config, dataset)
+    (path,) = (tmp_path / "pool" / "network_000").glob("*.training")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="training is damaged; remove"):
         pretrained.states(config, dataset)
 
 

@@ -13,11 +13,14 @@ from dmjax.config import Config
 from dmjax.errors import UserError
 
 SMALL = (
-    *("--config", "experiments/tiny.py", "--network.width", "4", "--network.depth", "1", "--iterations", "4"),
+    *("--config", "experiments/tiny.py", "--iterations", "4"),
     *("--chunk", "2", "--images-every", "0", "--checkpoint.every", "2", "--batch-real", "8", "--progress", "false"),
     *("--evaluation.networks", "2", "--evaluation.epochs", "2", "--evaluation.whole-epochs", "1"),
     *("--pretrained.networks", "1", "--pretrained.epochs", "2", "--pretrained.states", "3"),
 )
+
+
+NARROW = ("--network.width", "4", "--network.depth", "1")
 
 
 def run(name, *arguments):
@@ -95,24 +98,62 @@ def test_cross_architecture_table_heat_map_and_a_second_start(tmp_path, capsys):
     )
     assert run("cross_architecture", *flags, "--ipc", 2) == 2
     assert "belongs to another configuration (ipc: 1 -> 2)" in capsys.readouterr().err
-    assert run("cross_architecture", "--workdir", tmp_path / "no", "--learn", "LeNet") == 2
-    assert "LeNet needs images of at least 12x12" in capsys.readouterr().err
 
 
-def test_larger_sets_against_random_ones(tmp_path, capsys):
-    assert run("larger_sets", "--workdir", tmp_path / "larger", "--sizes", 2, 5) == 0
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("cross_architecture", ("--learn", "LeNet"), "LeNet needs images of at least 12x12"),
+        ("cross_architecture", ("--learn",), "at least one network after --learn"),
+        ("cross_architecture", ("--learn", "ConvNetBN", "--class-chunk", 1), "class_chunk cannot be 1 with batch norm"),
+        ("cross_architecture", NARROW, "leave out --network"),
+        ("larger_sets", ("--sizes", 1000), "ipc 1000 asks for more images than class"),
+        ("larger_sets", ("--sizes",), "sizes must be images per class"),
+        ("larger_sets", ("--network.name", "VGG11"), "VGG11 needs images of at least 28x28"),
+        ("larger_sets", ("--sizes", 2, "--optimizer.name", "sgdd"), "optax has no optimizer"),
+        ("embedding_distributions", ("--network.depth", 9), "too deep"),
+        ("embedding_distributions", ("--bounds", 0.5), "rising fractions"),
+        ("feature_plot", (), "--sets"),
+        ("feature_plot", ("--sets", "none.npz", "--real-images", 0), "at least 1"),
+        ("feature_plot", ("--sets", "none.npz"), "no file 'none.npz'"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_leaves_nothing(tmp_path, capsys, name, flags, message):
+    assert run(name, *flags, "--workdir", tmp_path / "study") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_folder_belongs_to_one_study(small, tmp_path, capsys):
+    small.cell("any", lambda: {"mean": 0.5, "std": 0.1})
+    small._workdir.close()
+    assert run("cross_architecture", "--workdir", tmp_path / "study") == 2
+    assert "belongs to test.small; choose another --workdir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"mean": 0.'])
+def test_a_damaged_cell_is_measured_again(small, content):
+    first = small.cell("any", lambda: {"mean": 0.5, "std": 0.1})
+    path = small.folder / "cells" / "any.json"
+    path.write_text(content)
+    again = small.cell("any", lambda: {"mean": 0.5, "std": 0.1})
+    assert {**again, "seconds": 0} == {**first, "seconds": 0}
+
+
+def test_larger_sets_against_random_ones(tmp_path):
+    assert run("larger_sets", *NARROW, "--workdir", tmp_path / "larger", "--sizes", 2, 5) == 0
     results = results_of(tmp_path / "larger")
     assert set(results["condensed"]) == set(results["random real"]) == {"2", "5"}
     assert 0 < results["whole training set"]["mean"] < 1
     optimizer = json.loads((tmp_path / "larger/runs/ipc_5/config.json").read_text())["config"]["optimizer"]
     assert optimizer["learning_rate"] == 10
     assert size_of(tmp_path / "larger" / "larger_sets.png")[0] > 100
-    assert run("larger_sets", "--workdir", tmp_path / "other", "--sizes", 1000) == 2
-    assert "ipc 1000 asks for more images than class" in capsys.readouterr().err
 
 
 def test_embedding_distributions(tmp_path):
-    assert run("embedding_distributions", "--workdir", tmp_path / "emb", "--bounds", 0, 0.5, 0.99, 1) == 0
+    assert run("embedding_distributions", *NARROW, "--workdir", tmp_path / "emb", "--bounds", 0, 0.5, 0.99, 1) == 0
     groups = results_of(tmp_path / "emb")["groups"]
     assert {"random", "0-0.5", "all"} <= set(groups)
     assert "0.99-1" not in groups  # no network is that good
@@ -120,16 +161,14 @@ def test_embedding_distributions(tmp_path):
 
 
 def test_feature_plot(tmp_path, capsys):
-    assert run("larger_sets", "--workdir", tmp_path / "larger", "--sizes", 2) == 0
+    assert run("larger_sets", *NARROW, "--workdir", tmp_path / "larger", "--sizes", 2) == 0
     made = tmp_path / "larger/runs/ipc_2/synthetic.npz"
-    flags = ("--workdir", tmp_path / "features", "--sets", made, "--real-images", 20)
+    flags = (*NARROW, "--workdir", tmp_path / "features", "--sets", made, "--real-images", 20)
     assert run("feature_plot", *flags, "--classes", "8", "3") == 0
     assert results_of(tmp_path / "features")["classes"] == ["3", "8"]
     assert size_of(tmp_path / "features" / "features.png")[0] > 100
     assert run("feature_plot", *flags, "--classes", "eight") == 2
     assert "digits has no class 'eight'" in capsys.readouterr().err
-    assert run("feature_plot", "--workdir", tmp_path / "none") == 2
-    assert "--sets" in capsys.readouterr().err
 
 
 def test_features_are_those_of_the_network_on_all_images():

@@ -4,6 +4,7 @@ It needs `embed(x)` and `__call__(x)`; `train` and `weights` are passed where it
 and of `num_classes`, `axis_name`, `precision` that are fields of it.
 """
 
+import hashlib
 import importlib
 import inspect
 from collections.abc import Sequence
@@ -15,13 +16,15 @@ import jax.numpy as jnp
 
 from dmjax.errors import UserError
 
+_OFFERED = ("num_classes", "axis_name", "precision")  # need not be fields, as what a user asks for must
+
 
 def load(path: str) -> type[nn.Module]:
     """The class that an import path names; raises a `UserError` that says what is missing."""
     module_name, _, class_name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"network.name {path!r} cannot be imported: {type(error).__name__}: {reason}") from error
     found = getattr(module, class_name, None)
@@ -41,11 +44,14 @@ def create(path: str, options: dict[str, Any], image_shape: Sequence[int]) -> nn
     """
     made_by = load(path)
     fields = {f for f in inspect.signature(made_by).parameters if f not in ("parent", "name")}
+    for name in options:
+        if name not in (*fields, *_OFFERED):
+            raise UserError(f"network.{name} is not a field of {path}")
     taken = {name: value for name, value in options.items() if name in fields}
     try:
         network = Custom(made_by(**taken))
         alone = Custom(made_by(**{name: value for name, value in taken.items() if name != "axis_name"}))
-        variables, logits = jax.eval_shape(lambda: _try(alone, image_shape))
+        variables, features, logits = jax.eval_shape(lambda: _try(alone, image_shape))
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"network.name {path!r} does not run: {type(error).__name__}: {reason}") from error
@@ -55,19 +61,27 @@ def create(path: str, options: dict[str, Any], image_shape: Sequence[int]) -> nn
         raise UserError(
             f"network.name {path!r} gives logits {logits.shape} for 2 images of {options['num_classes']} classes"
         )
-    if "batch_stats" in variables and options["axis_name"] and "axis_name" not in fields:
+    if features.shape[:1] != (2,):
+        raise UserError(f"network.name {path!r} gives features {features.shape} for 2 images: the first axis is theirs")
+    able = "axis_name" in fields and "weights" in inspect.signature(made_by.embed).parameters
+    if "batch_stats" in variables and options["axis_name"] and not able:
         raise UserError(
             f"network.name {path!r} has batch norm, whose statistics are over all classes when condensing: give it a "
-            "field axis_name, and pass it to flax.linen.BatchNorm"
+            "field axis_name and embed an argument weights, as dmjax.networks.layers.BatchNorm takes them"
         )
     return network
 
 
-def _try(network: nn.Module, image_shape: Sequence[int]) -> tuple[Any, jax.Array]:
+def digest(path: str) -> str:
+    """A digest of the source of the network's module."""
+    return hashlib.sha256(inspect.getsource(inspect.getmodule(load(path))).encode()).hexdigest()
+
+
+def _try(network: nn.Module, image_shape: Sequence[int]) -> tuple[Any, jax.Array, jax.Array]:
     images = jnp.zeros((2, *image_shape))
     variables = network.init(jax.random.key(0), images, train=True)
-    network.apply(variables, images, train=True, method="embed", mutable=["batch_stats"])
-    return variables, network.apply(variables, images)
+    features, _ = network.apply(variables, images, train=True, method="embed", mutable=["batch_stats"])
+    return variables, features, network.apply(variables, images)
 
 
 class Custom(nn.Module):

@@ -90,6 +90,8 @@ def resolve(config: NetworkConfig) -> NetworkConfig:
         if value is not None and option not in family.options:
             raise UserError(f"network.{option} is not an option of {name}; {_options_of(name)}")
         fields[option] = family.options.get(option) if value is None else value
+    if fields["norm"] == "layer" and name != "ConvNet":
+        raise UserError(f"network.norm layer is not defined for {name}; choose instance, batch, group or none")
     return dataclasses.replace(config, name=name, **fields)
 
 
@@ -136,9 +138,14 @@ def _parse(name: str) -> tuple[str, dict[str, Any]]:
         tokens = base.removeprefix(stem)
         parts = _OPTION.findall(tokens)
         if base.startswith(stem) and pooled == wanted and "".join(parts) == tokens:
-            return family, dict(_TOKENS.get(p) or ({"D": "depth", "W": "width"}[p[0]], int(p[1:])) for p in parts)
-    known = [*FAMILIES, *(f"{f}BN" for f, family in FAMILIES.items() if family.options), "ConvNetD4", "ConvNetW256"]
-    raise UserError(f"unknown network {name!r}; {near_misses(name, known)}, or give my_package.my_module:MyNetwork")
+            named = [_TOKENS.get(p) or ({"D": "depth", "W": "width"}[p[0]], int(p[1:])) for p in parts]
+            for option, _ in named:
+                if [o for o, _ in named].count(option) > 1:
+                    raise UserError(f"network.name {name} gives {option} twice")
+            return family, dict(named)
+    with_norm = (f.partition("_") for f, family in FAMILIES.items() if family.options)
+    known = [*FAMILIES, *("BN".join((stem, bar + end)) for stem, bar, end in with_norm), "ConvNetD4", "ConvNetW256"]
+    raise UserError(f"unknown network {name!r}, which is no module:Class either; {near_misses(name, known)}")
 
 
 def _options_of(name: str) -> str:
