@@ -221,8 +221,8 @@ def test_a_network_of_ones_own(tmp_path, monkeypatch):
 def test_every_family_has_a_learning_rate_for_condensing():
     """As written in experiments/results/learning_rates.md; the ConvNet's is the paper's."""
     rates = {
-        "ConvNet": 1, "ConvNetBN": 1, "ConvNetNN": 50, "MLP": 1, "LeNet": 100, "AlexNet": 200, "AlexNetBN": 0.02,
-        "VGG11": 0.005, "VGG19BN": 0.005, "ResNet18_AP": 0.01, "ResNet18BN_AP": 0.01, "my_package:Mine": 1,
+        "ConvNet": 1, "ConvNetBN": 1, "ConvNetNN": 50, "MLP": 1, "LeNet": 20, "AlexNet": 200, "AlexNetBN": 0.02,
+        "VGG11": 0.002, "VGG19BN": 0.002, "ResNet18_AP": 0.002, "ResNet18BN_AP": 0.002, "my_package:Mine": 1,
     }  # fmt: skip
     for name, rate in rates.items():
         given = Config(network=NetworkConfig(name=name))

@@ -44,14 +44,14 @@ _INSTANCE = {"norm": "instance"}
 FAMILIES: dict[str, Family] = {
     "ConvNet": Family(convnet.ConvNet, _CONVNET, fit=convnet.fit, rates=(1.0, 50.0)),
     "MLP": Family(MLP, {}),
-    "LeNet": Family(LeNet, {}, (16, 12), rates=(1.0, 100.0)),
+    "LeNet": Family(LeNet, {}, (16, 12), rates=(1.0, 20.0)),
     "AlexNet": Family(AlexNet, {"norm": "none"}, (8, 4), rates=(0.02, 200.0)),
     **{
-        name: Family(functools.partial(VGG, stages=STAGES[name]), _INSTANCE, (32, 28), rates=(0.005, 5e5))
+        name: Family(functools.partial(VGG, stages=STAGES[name]), _INSTANCE, (32, 28), rates=(0.002, 5e5))
         for name in STAGES
     },
-    "ResNet18": Family(ResNet, _INSTANCE, (25, 25), rates=(0.02, 600.0)),
-    "ResNet18_AP": Family(functools.partial(ResNet, average_pooling=True), _INSTANCE, (8, 8), rates=(0.01, 40.0)),
+    "ResNet18": Family(ResNet, _INSTANCE, (25, 25), rates=(0.01, 600.0)),
+    "ResNet18_AP": Family(functools.partial(ResNet, average_pooling=True), _INSTANCE, (8, 8), rates=(0.002, 40.0)),
 }
 
 _TOKENS: dict[str, tuple[str, str]] = {
