@@ -361,4 +361,6 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def _needs_no_pool(*configs: Config) -> bool:
-    return all(c.embedding.distribution == "random" and c.method in (*DISTRIBUTION, *GRADIENT, "random") for c in configs)
+    return all(
+        c.embedding.distribution == "random" and c.method in (*DISTRIBUTION, *GRADIENT, "random") for c in configs
+    )

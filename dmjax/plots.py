@@ -30,29 +30,25 @@ def heat_map(path: Path, values: np.ndarray, rows: Sequence[str], columns: Seque
 
 def curves(
     path: Path,
-    panels: Sequence[tuple[str, Mapping[str, Sequence[tuple[float, float, float]]]]],
-    x_label: str,
+    panels: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[float, float, float]]]]],
     title: str,
-    log_x: bool = True,
 ) -> None:
-    """Curves with error bars, one panel beside the other.
+    """Curves with error bars over a logarithmic axis, one panel beside the other.
 
     Args:
       path: The file.
-      panels: (label of the y axis, {name of a curve: (x, y, error) of its points}) of each.
-      x_label: Label of the x axis.
+      panels: (label of the y axis, of the x axis, {name of a curve: (x, y, error) of its points}) of each.
       title: Above all of them.
-      log_x: Whether x is logarithmic.
     """
     figure, every = _figure(len(panels), 4.8, 3.8)
-    for axes, (y_label, lines) in zip(every, panels, strict=True):
+    for axes, (y_label, x_label, lines) in zip(every, panels, strict=True):
         for name, points in lines.items():
             x, y, error = np.array(sorted(points)).T
             axes.errorbar(x, y, error, marker="o", capsize=3, label=name)
-        if log_x:
-            axes.set_xscale("log")
-            ticks = sorted({point[0] for points in lines.values() for point in points})
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=30)
+        axes.set_xscale("log")
+        ticks = sorted({point[0] for points in lines.values() for point in points})
+        if len(ticks) < 8:
+            axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], rotation=30)
             axes.minorticks_off()
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(alpha=0.3)

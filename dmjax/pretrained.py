@@ -111,6 +111,7 @@ def _about(config: Config, dataset: Dataset) -> dict[str, Any]:
     settings = dataclasses.asdict(config.pretrained)
     source = {"source": custom.digest(config.network.name)} if ":" in config.network.name else {}
     return {
+        "format": 1,  # of the files
         "data set": {"name": dataset.name, "fingerprint": dataset.fingerprint()},
         "network": {**dataclasses.asdict(config.network), **source},
         "recipe": {**recipe._asdict(), "augment": dataclasses.asdict(recipe.augment)},

@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from dmjax import artifacts, compilation, coreset, experiment, files, loop, memory, networks, optimizer
+from dmjax import artifacts, compilation, coreset, experiment, files, loop, memory, objectives, optimizer
 from dmjax.artifacts import SyntheticSet
 from dmjax.config import Config
 from dmjax.data import Dataset
 from dmjax.data import load as load_dataset
 from dmjax.errors import UserError
-from dmjax.step import CLASSES, DEVICES
 from dmjax.workdir import Workdir
 
 C = TypeVar("C", bound=Config)
@@ -50,8 +49,7 @@ class Study(Generic[C]):
         """Raises a `UserError` where a run cannot work; before the first cell nothing has been written."""
         config = experiment.resolve(config)
         shape = self.dataset.image_shape
-        network = networks.create(config.network, self.dataset.num_classes, shape, (CLASSES, DEVICES))
-        if networks.has_batch_norm(network, shape):
+        if objectives.make_network(config, self.dataset.num_classes, shape)[1]:
             memory.check_whole(config)
         optimizer.create(config.optimizer)
         if config.init == "real":

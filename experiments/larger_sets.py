@@ -78,13 +78,13 @@ def _plot(path, found, whole, sizes, name) -> None:
         lines = {of: points(of, scale) for of in (CONDENSED, RANDOM)}
         if whole is not None:
             lines[WHOLE] = [(size, whole["mean"] * scale, 0.0) for size in sizes]
-        return label, {of: line for of, line in lines.items() if line}
+        return label, "images per class", {of: line for of, line in lines.items() if line}
 
     panels = [panel("test accuracy (%)", 100)]
     if whole is not None and whole["mean"] > 0:
         panels.append(panel("relative to the whole set (%)", 100 / whole["mean"]))
-    if all(lines for _, lines in panels):
-        plots.curves(path, panels, "images per class", name)
+    if all(lines for *_, lines in panels):
+        plots.curves(path, panels, name)
 
 
 if __name__ == "__main__":
