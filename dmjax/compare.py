@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from dmjax import cli, coreset, networks, plots, published, study
+from dmjax import cli, coreset, files, networks, plots, published, study
 from dmjax.config import CORESETS, DISTRIBUTION, GRADIENT, METHOD_DEFAULTS, Config, EvaluationConfig, flatten
 from dmjax.errors import UserError, near_misses
 from dmjax.evaluate import evaluate, evaluate_whole
@@ -79,6 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str]) -> None:
     with study.opened(CompareConfig, arguments, "python -m dmjax.compare", f"{__doc__}") as compare:
         varied = compare.varied
+        if varied.json is not None:
+            files.check_writable(varied.json)
         methods, sizes = tuple(dict.fromkeys(varied.methods)), sorted(set(varied.sizes))
         _check(compare, methods, sizes)
         every = [(method, size) for method in methods for size in ([None] if method == "whole" else sizes)]
@@ -96,7 +98,7 @@ def _main(arguments: list[str]) -> None:
             {**_to_dict(row, rows, compare.dataset.name), "settings": reduced.get(row.method, [])} for row in rows
         ]
         if varied.json is not None:
-            study.files.write_json(varied.json, {"rows": report})
+            files.write_json(varied.json, {"rows": report})
         _plot(compare.folder / "comparison.png", rows, compare.dataset.name)
         compare.finish({"rows": report}, _table(report, reduced))
 
@@ -110,10 +112,10 @@ def _check(compare: Study[CompareConfig], methods: Sequence[str], sizes: Sequenc
     if not methods or not sizes or min(sizes) < 1 or varied.runs < 1:
         raise UserError("methods, ipc and runs must name at least one each, and ipc be at least 1")
     for method in methods:
-        if method != "whole":
-            compare.check(_config(compare, method, max(sizes), 0))
         if method in CORESETS:
             coreset.check(compare.dataset, max(sizes), f"lower the largest of --ipc, or leave out {method}")
+        if method != "whole":
+            compare.check(_config(compare, method, max(sizes), 0))
 
 
 def _config(compare: Study[CompareConfig], method: str, ipc: int, run: int) -> Config:

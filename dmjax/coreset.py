@@ -78,7 +78,7 @@ def herding(features: jax.Array, count: jax.Array, ipc: int) -> jax.Array:
       int32 [ipc], in the order of choice.
     """
     there = jnp.arange(len(features)) < count
-    mean = jnp.where(there[:, None], features, 0).sum(0) / count
+    mean = jnp.where(there[:, None], features, 0).sum(0) / count.astype(jnp.float32)
     square = (features**2).sum(1)
 
     def choose(carry, i):
@@ -98,10 +98,10 @@ def k_center(features: jax.Array, count: jax.Array, ipc: int) -> jax.Array:
     Sener & Savarese 2018. Arguments and result are those of `herding`.
     """
     there = jnp.arange(len(features)) < count
-    mean = jnp.where(there[:, None], features, 0).sum(0) / count
+    mean = jnp.where(there[:, None], features, 0).sum(0) / count.astype(jnp.float32)
 
     def distances(point):
-        return jnp.where(there, ((features - point) ** 2).sum(1), -1)
+        return jnp.where(there, ((features - point[None]) ** 2).sum(1), -1)
 
     first = jnp.argmin(jnp.where(there, distances(mean), jnp.inf)).astype(jnp.int32)
 

@@ -1,0 +1,99 @@
+"""All methods in one table: what is kept, what fails, what is printed."""
+
+import json
+import math
+
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from dmjax import compare, published
+from dmjax.scores import scores
+
+SMALL = (
+    *("--config", str(ROOT / "experiments" / "tiny.py"), "--network.width", "4", "--network.depth", "1"),
+    *("--iterations-of", "dm", "4", "dc", "1", "dsa", "1", "--images-every", "0", "--batch-real", "8"),
+    *("--evaluation.networks", "2", "--evaluation.epochs", "2", "--evaluation.whole-epochs", "1"),
+    *("--pretrained.networks", "1", "--pretrained.epochs", "1", "--pretrained.states", "1", "--progress", "false"),
+)
+
+
+def run(*arguments):
+    return compare.main([*SMALL, *map(str, arguments)])
+
+
+def test_scores_by_hand():
+    found = scores(condensed=0.5, random=0.3, whole=0.9)
+    assert found.hard_label_recovery == pytest.approx(0.4)
+    assert found.improvement_over_random == pytest.approx(0.2)
+    assert found.label_robust == pytest.approx((math.exp(-0.1) - math.exp(-1)) / (math.e - math.exp(-1)))
+    assert scores(1.0, 0.0, 0.0).label_robust == pytest.approx(1)
+
+
+def test_published_figures():
+    assert published.accuracy("cifar10", "dm", 50) == 63.0
+    assert published.accuracy("cifar10", "whole", None) == 84.8
+    assert published.accuracy("cifar10", "dm", 20) is None
+    assert published.accuracy("digits", "dm", 1) is None
+
+
+def test_every_method_in_one_table_and_a_second_start(tmp_path, capsys):
+    flags = ("--workdir", tmp_path / "all", "--methods", *compare.METHODS, "--ipc", 1, 2, "--runs", 1)
+    assert run(*flags, "--json", tmp_path / "rows.json") == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 2 * 7 + 1
+    for row in rows:
+        assert {"method", "ipc", "mean", "std", "runs", "seconds"} <= set(row)
+        assert len(row["values"]) == 2  # runs x networks
+        assert (row["ipc"] is None) == (row["method"] == "whole") == ("label_robust" not in row)
+    with Image.open(tmp_path / "all" / "comparison.png") as picture:
+        picture.load()
+    out = capsys.readouterr().out
+    assert "| whole | all | " in out
+    assert "not the papers' settings for dm: networks 2, epochs 2, runs 1, iterations 4, batch_real 8" in out
+    sets = {m: (tmp_path / f"all/runs/{m}/ipc_2/run_0/synthetic.npz").exists() for m in compare.METHODS[:-1]}
+    assert all(sets.values())
+    (tmp_path / "all" / "cells" / "dm" / "ipc_2" / "run_0" / "accuracy.json").unlink()
+    assert run(*flags, "--json", tmp_path / "again.json") == 0
+    assert capsys.readouterr().out.count(" s compiling") == 1
+    again = json.loads((tmp_path / "again.json").read_text())["rows"]
+    assert [row["values"] for row in again] == [row["values"] for row in rows]
+
+
+def test_a_cell_that_fails_stops_no_other(tmp_path, capsys, monkeypatch):
+    select = compare.coreset.select
+
+    def fail(config, dataset):
+        if config.seed == 1:
+            raise RuntimeError("out of memory")
+        return select(config, dataset)
+
+    monkeypatch.setattr(compare.coreset, "select", fail)
+    flags = ("--workdir", tmp_path / "all", "--methods", "random", "--ipc", 1, "--runs", 3)
+    assert run(*flags, "--json", tmp_path / "rows.json") == 2
+    assert "1 failed: random/ipc_1/run_1/condense" in capsys.readouterr().err
+    assert json.loads((tmp_path / "rows.json").read_text())["rows"][0]["runs"] == 2
+    monkeypatch.setattr(compare.coreset, "select", select)
+    assert run(*flags, "--json", tmp_path / "rows.json") == 0
+    row = json.loads((tmp_path / "rows.json").read_text())["rows"][0]
+    assert row["runs"] == 3
+    assert len(row["values"]) == 6  # runs x networks
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--methods", "hearding"), "unknown method 'hearding'; did you mean 'herding'"),
+        (("--methods",), "must name at least one"),
+        (("--methods", "herding", "--ipc", 1000), "leave out herding"),
+        (("--iterations-of", "dmm", 3), "unknown method 'dmm'"),
+        (("--runs", 0), "must name at least one"),
+        (("--ipc", "ten"), "ten"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_leaves_nothing(tmp_path, capsys, flags, message):
+    assert run("--workdir", tmp_path / "all", *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "all").exists()
