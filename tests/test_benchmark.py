@@ -13,7 +13,7 @@ from dmjax import augment, networks
 from dmjax.benchmark import cases
 from dmjax.config import AUGMENTATIONS, AugmentConfig, NetworkConfig
 from dmjax.errors import UserError
-from dmjax.objectives import distribution
+from dmjax.objectives import distribution, gradient
 
 CIFAR10 = cases.parse("cifar10-ipc50")
 NETWORK = networks.resolve(NetworkConfig())
@@ -31,6 +31,7 @@ def test_work_is_that_of_the_literature():
 def test_cases_have_names_and_near_misses():
     assert (CIFAR10.kind, CIFAR10.ipc, CIFAR10.num_classes) == ("condense", 50, 10)
     assert cases.parse("evaluate-mnist-ipc1").kind == "evaluate"
+    assert (cases.parse("dsa-mnist-ipc10").kind, cases.parse("dsa-mnist-ipc10").method) == ("condense", "dsa")
     assert cases.steps_per_network(CIFAR10, 1000, 256) == 2000
     with pytest.raises(UserError, match="did you mean 'cifar10'"):
         cases.parse("cifar-ipc10")
@@ -38,14 +39,45 @@ def test_cases_have_names_and_near_misses():
         cases.parse("cifar10")
 
 
-@pytest.mark.parametrize("group", AUGMENTATIONS)
-@pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1)])
-def test_the_peer_computes_the_same_loss(torch, rng, group, shape):
-    """The same images, parameters and draws through our objective and through the peer's."""
+@pytest.fixture
+def torch_peer(torch):
     path = ROOT / "experiments" / "benchmark" / "torch_peer.py"
     spec = importlib.util.spec_from_file_location("torch_peer", path)
     peer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(peer)
+    return peer
+
+
+def twin_of(torch, peer, params, shape):
+    """The peer's network with the same parameters; its features are flattened channel by channel."""
+    twin = peer.ConvNet(shape[2], shape[0], shape[1], 10, features=8, depth=3)
+    for i, layer in enumerate(layer for layer in twin.features if isinstance(layer, torch.nn.Conv2d)):
+        parameters = params[f"conv{i}"]["conv"]
+        layer.weight.data = torch.tensor(np.asarray(parameters["kernel"])).permute(3, 2, 0, 1)
+        layer.bias.data = torch.tensor(np.asarray(parameters["bias"]))
+    kernel, bias = (torch.tensor(np.asarray(params["classifier"]["dense"][name])) for name in ("kernel", "bias"))
+    side = int((len(kernel) / 8) ** 0.5)
+    twin.classifier.weight.data = kernel.reshape(side, side, 8, 10).permute(3, 2, 0, 1).reshape(10, -1)
+    twin.classifier.bias.data = bias
+    return twin
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1)])
+def test_the_peer_matches_the_same_gradients(torch, torch_peer, rng, shape):
+    network = networks.create(NetworkConfig(width=8, depth=3), 10, shape)
+    variables = jax.jit(lambda: networks.init(network, jax.random.key(0), shape))()
+    real, synthetic = (rng.normal(size=(n, *shape)).astype(np.float32) for n in (5, 2))
+    of = jax.jit(lambda x: gradient.class_gradient(network, variables, x, np.ones(len(x), np.float32), np.int32(3)))
+    ours = gradient.distance(of(synthetic), of(real), "ours")
+    images = (torch.tensor(x).permute(0, 3, 1, 2) for x in (real, synthetic))
+    theirs = torch_peer.gradient_distance(twin_of(torch, torch_peer, variables["params"], shape), *images, 3)
+    np.testing.assert_allclose(float(ours), theirs.item(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("group", AUGMENTATIONS)
+@pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1)])
+def test_the_peer_computes_the_same_loss(torch, torch_peer, rng, group, shape):
+    """The same images, parameters and draws through our objective and through the peer's."""
     network = networks.create(NetworkConfig(width=8, depth=3), 10, shape)
     variables = jax.jit(lambda: networks.init(network, jax.random.key(0), shape))()
     real, synthetic = (rng.normal(size=(n, *shape)).astype(np.float32) for n in (5, 2))
@@ -59,14 +91,9 @@ def test_the_peer_computes_the_same_loss(torch, rng, group, shape):
         augment.apply(siamese, synthetic),
         np.ones(2, np.float32),
     )
-    twin = peer.ConvNet(shape[2], shape[0], shape[1], 10, features=8, depth=3)
-    convolutions = [layer for layer in twin.features if isinstance(layer, torch.nn.Conv2d)]
-    for i, layer in enumerate(convolutions):
-        parameters = variables["params"][f"conv{i}"]["conv"]
-        layer.weight.data = torch.tensor(np.asarray(parameters["kernel"])).permute(3, 2, 0, 1)
-        layer.bias.data = torch.tensor(np.asarray(parameters["bias"]))
+    twin = twin_of(torch, torch_peer, variables["params"], shape)
     images = (torch.tensor(x).permute(0, 3, 1, 2) for x in (real, synthetic))
-    theirs = peer.class_loss(twin, *images, group, torch.tensor(u)[None])
+    theirs = torch_peer.class_loss(twin, *images, group, torch.tensor(u)[None])
     np.testing.assert_allclose(float(ours), theirs.item(), rtol=1e-4)
 
 

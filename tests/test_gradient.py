@@ -20,9 +20,9 @@ CONFIG = experiment.resolve(
         method="dsa",
         ipc=2,
         batch_real=4,
-        network=NetworkConfig(width=4, depth=2),
+        network=NetworkConfig(width=4, depth=1),
         augment=AugmentConfig("color_crop_scale_rotate"),
-        gradient=GradientConfig(outer=3, inner=2, batch_size=4),
+        gradient=GradientConfig(outer=2, inner=2, batch_size=4),
     )
 )
 
@@ -139,7 +139,7 @@ def run(config, images, counts, devices, chunks=None, length=2):
 
 @pytest.mark.parametrize(("devices", "norm"), [(2, "instance"), (4, "instance"), (2, "batch")])
 def test_devices_agree_and_need_not_divide_the_classes(rng, devices, norm):
-    config = dataclasses.replace(CONFIG, network=NetworkConfig(width=4, depth=2, norm=norm))
+    config = dataclasses.replace(CONFIG, network=NetworkConfig(width=4, depth=1, norm=norm))
     images, counts = data_of(rng, [6, 5, 3])
     alone = run(config, images, counts, 1)
     for a, b in zip(alone, run(config, images, counts, devices), strict=True):

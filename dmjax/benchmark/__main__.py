@@ -27,6 +27,7 @@ from dmjax.benchmark import cases, peer, profile, programs, roofline
 from dmjax.benchmark.cases import Case
 from dmjax.config import BenchmarkConfig, EvaluationConfig
 from dmjax.errors import UserError
+from dmjax.objectives.gradient import loops
 
 _RECIPE = EvaluationConfig()
 _SLOW = 0.5  # seconds of an iteration from which a dispatch holds one only
@@ -140,7 +141,7 @@ def _time(case: Case, config: BenchmarkConfig, ceilings: dict[str, float]) -> di
         **program.notes,
     }
     if case.kind == "condense":
-        row["achieved_xla_flops"] = row["xla_flops"] / milliseconds * 1e3
+        row["achieved_xla_flops"] = row["xla_flops"] and row["xla_flops"] / milliseconds * 1e3
         real = case.num_classes * min(config.batch_real, case.images_per_class)
         row["real_images_per_second"] = real / milliseconds * 1e3
     else:
@@ -159,7 +160,7 @@ def _peer(case: Case, config: BenchmarkConfig, depth: int, batch: int) -> Iterat
         yield None
         return
     settings = {**case._asdict(), **dataclasses.asdict(config.network), "depth": depth, "batch_size": batch}
-    settings |= {"batch_real": config.batch_real, "backend": jax.default_backend()}
+    settings |= {"batch_real": config.batch_real, "backend": jax.default_backend(), "loops": loops(case.ipc)}
     with peer.started(peer.find(config.peer), settings) as other:
         yield other
 

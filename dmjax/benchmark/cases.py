@@ -4,8 +4,9 @@ import math
 import re
 from typing import NamedTuple
 
-from dmjax.config import NetworkConfig
+from dmjax.config import GRADIENT, NetworkConfig
 from dmjax.errors import UserError, near_misses
+from dmjax.objectives import gradient
 
 # name: (height, width, channels), classes, training images of a class
 SHAPES = {
@@ -32,6 +33,7 @@ class Case(NamedTuple):
       num_classes: C.
       images_per_class: Real training images of a class.
       ipc: M.
+      method: "dm", "dc" or "dsa", of condensing.
     """
 
     name: str
@@ -40,17 +42,19 @@ class Case(NamedTuple):
     num_classes: int
     images_per_class: int
     ipc: int
+    method: str = "dm"
 
 
 def parse(name: str) -> Case:
-    """Reads DATASET-ipcM or evaluate-DATASET-ipcM; raises a `UserError` for anything else."""
-    match = re.fullmatch(r"(evaluate-)?([a-z0-9_]+)-ipc([1-9]\d*)", name)
+    """Reads DATASET-ipcM, dc-, dsa- or evaluate-DATASET-ipcM; raises a `UserError` for anything else."""
+    match = re.fullmatch(r"(?:(evaluate|dc|dsa)-)?([a-z0-9_]+)-ipc([1-9]\d*)", name)
     if match is None:
-        raise UserError(f"case {name!r} is not of the form cifar10-ipc10 or evaluate-cifar10-ipc10")
-    evaluate, dataset, ipc = match.groups()
+        raise UserError(f"case {name!r} is not of the form cifar10-ipc10, dsa-cifar10-ipc10 or evaluate-cifar10-ipc10")
+    prefix, dataset, ipc = match.groups()
     if dataset not in SHAPES:
         raise UserError(f"case {name!r}: unknown shape {dataset!r}; {near_misses(dataset, list(SHAPES))}")
-    return Case(name, "evaluate" if evaluate else "condense", *SHAPES[dataset], int(ipc))
+    kind = "evaluate" if prefix == "evaluate" else "condense"
+    return Case(name, kind, *SHAPES[dataset], int(ipc), prefix if prefix in GRADIENT else "dm")
 
 
 def forward_flops(network: NetworkConfig, depth: int, image_shape: tuple[int, int, int]) -> float:
@@ -77,10 +81,15 @@ def _blocks(network, depth, image_shape):
 def work(case: Case, network: NetworkConfig, depth: int, batch_real: int, batch: int) -> tuple[float, float]:
     """Operations and bytes of one iteration (of one training step of `batch` images for an evaluation).
 
-    Real images only go forward; the gradient of the synthetic ones, and training, cost three times as much.
+    Real images only go forward; the gradient of the synthetic ones, and training, cost three times as much. Matching
+    gradients takes a gradient of the real images, and one of the synthetic images' gradient, in every outer step.
     """
     if case.kind == "evaluate":
         forward = _GRADIENT * batch
+    elif case.method in GRADIENT:
+        outer, inner = gradient.loops(case.ipc)
+        matched = outer * (_GRADIENT * min(batch_real, case.images_per_class) + _GRADIENT**2 * case.ipc)
+        forward = case.num_classes * (matched + (outer - 1) * inner * _GRADIENT * case.ipc)
     else:
         real = min(batch_real, case.images_per_class)
         forward = case.num_classes * (real + _GRADIENT * case.ipc)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dmjax import memory, networks, objectives, optimizer, training
 from dmjax.benchmark.cases import Case
-from dmjax.config import BenchmarkConfig, Config, EvaluationConfig
+from dmjax.config import GRADIENT, BenchmarkConfig, Config, EvaluationConfig
 from dmjax.parallel import ClassSharding
 from dmjax.step import CLASSES, DEVICES, Chunks, ClassData, State, Step, init_state, make_chunk
 
@@ -64,7 +64,7 @@ def condensing(case: Case, config: BenchmarkConfig, length: int) -> Program:
         "iterations_per_dispatch": length,
         "devices": setup.sharding.num_devices,
         "depth": setup.network.depth,
-        "xla_flops": step_flops(case, config),
+        "xla_flops": None if case.method in GRADIENT else step_flops(case, config),
     }
     run(length)
     return Program(run, notes)
@@ -176,7 +176,7 @@ class _Setup(NamedTuple):
             return self.sharding.compile(self.make(length, chunks), *arguments)
 
         limit = memory.limit(self.config)
-        whole = networks.has_batch_norm(self.network, self.image_shape)
+        whole = self.config.method not in GRADIENT and networks.has_batch_norm(self.network, self.image_shape)
         return memory.choose(self.config, self.image_shape, self.sharding.per_device, compile, limit, whole)
 
     def abstract(self, case: Case) -> tuple[Any, Any, Any]:
@@ -191,6 +191,7 @@ def _setup(
     case: Case, config: BenchmarkConfig, devices: list[Any], axis_name: tuple[str, ...] = (CLASSES, DEVICES)
 ) -> _Setup:
     settings = Config(
+        method=case.method,
         network=config.network,
         augment=config.augment,
         ipc=case.ipc,
@@ -199,9 +200,12 @@ def _setup(
         image_chunk=config.image_chunk,
         memory_gb=config.memory_gb,
     )
-    network = networks.create(config.network, case.num_classes, case.image_shape, axis_name)
-    if networks.has_batch_norm(network, case.image_shape):
-        memory.check_whole(settings)
+    if case.method in GRADIENT:
+        network, _ = objectives.make_network(settings, case.num_classes, case.image_shape)
+    else:
+        network = networks.create(config.network, case.num_classes, case.image_shape, axis_name)
+        if networks.has_batch_norm(network, case.image_shape):
+            memory.check_whole(settings)
     sharding = ClassSharding(case.num_classes, devices)
     return _Setup(settings, network, optimizer.create(settings.optimizer), sharding, case.image_shape)
 

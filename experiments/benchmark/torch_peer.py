@@ -2,9 +2,10 @@
 
     python -m dmjax.benchmark --case cifar10-ipc10 --peer torch
 
-Distribution matching class by class, with a fresh network at every step, Siamese augmentation and SGD; and the
-training that evaluates a set. A process of its own: it is started with a case as JSON, says what it is, and answers
-every number of iterations that it reads from standard input with the seconds that they took. Only PyTorch is needed.
+Distribution matching class by class, with a fresh network at every step, Siamese augmentation and SGD; gradient
+matching likewise; and the training that evaluates a set. A process of its own: it is started with a case as JSON, says
+what it is, and answers every number of iterations that it reads from standard input with the seconds that they took.
+Only PyTorch is needed.
 """
 
 import json
@@ -122,6 +123,68 @@ def condense_loop(case, device):
     return run
 
 
+def gradient_distance(network, real, synthetic, label):
+    """Sum over layers and their outputs of one minus the cosine between the gradients on real and synthetic images."""
+    parameters = list(network.parameters())
+
+    def gradients(images, **options):
+        loss = F.cross_entropy(network(images), torch.full((len(images),), label, device=images.device))
+        return torch.autograd.grad(loss, parameters, **options)
+
+    total = 0.0
+    for target, own in zip(gradients(real), gradients(synthetic, create_graph=True), strict=True):
+        if target.dim() > 1:  # biases and norms do not count
+            a, b = target.detach().flatten(1), own.flatten(1)
+            total = total + (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)).sum()
+    return total
+
+
+def matching_loop(case, device):
+    """Returns `run(iterations)`: gradient matching (DC, DSA) on random data; an iteration is one network."""
+    classes, ipc, images = case["num_classes"], case["ipc"], case["images_per_class"]
+    height, width, channels = case["image_shape"]
+    outer, inner = case["loops"]
+    real = [torch.randint(0, 256, (images, channels, height, width), dtype=torch.uint8) for _ in range(classes)]
+    real = [r.to(device) for r in real]
+    synthetic = torch.randn(classes, ipc, channels, height, width, device=device, requires_grad=True)
+    optimizer = torch.optim.SGD([synthetic], lr=0.1, momentum=0.5)
+    labels = torch.arange(classes, device=device).repeat_interleave(ipc)
+
+    def augmented(n):
+        if case["method"] == "dc":
+            return lambda x: x
+        group, u = GROUPS[int(torch.randint(len(GROUPS), ()))], torch.rand(n, 3)
+        return lambda x: augment(x, group, u)
+
+    def train(network, learner):
+        own = synthetic.detach().flatten(0, 1)
+        for _ in range(inner):
+            for chosen in torch.randperm(len(own), device=device).split(case["batch_size"]):
+                loss = F.cross_entropy(network(augmented(len(chosen))(own[chosen])), labels[chosen])
+                learner.zero_grad()
+                loss.backward()
+                learner.step()
+
+    def run(iterations):
+        for _ in range(iterations):
+            network = ConvNet(channels, height, width, classes, case["width"], case["depth"]).to(device)
+            learner = torch.optim.SGD(network.parameters(), lr=0.01)
+            for step in range(outer):
+                loss = torch.zeros((), device=device)
+                for c in range(classes):
+                    chosen = torch.randperm(images, device=device)[: case["batch_real"]]
+                    batch = (real[c][chosen].float() / 255 - 0.5) / 0.25
+                    siamese = augmented(1)
+                    loss = loss + gradient_distance(network, siamese(batch), siamese(synthetic[c]), c)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                if step < outer - 1:
+                    train(network, learner)
+
+    return run
+
+
 def training_loop(case, device):
     """Returns `run(steps)`: training of a network on the small set, with a new network at the start."""
     classes, ipc = case["num_classes"], case["ipc"]
@@ -153,7 +216,9 @@ def main():
     case = json.loads(sys.argv[1])
     device = torch.device("cuda" if torch.cuda.is_available() and case["backend"] != "cpu" else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = case["precision"] == "tf32"
-    run = {"condense": condense_loop, "evaluate": training_loop}[case["kind"]](case, device)
+    loops = {"dm": condense_loop, "dc": matching_loop, "dsa": matching_loop}
+    make = training_loop if case["kind"] == "evaluate" else loops[case["method"]]
+    run = make(case, device)
     run(1)
     print(json.dumps({"torch": torch.__version__, "device": str(device)}), flush=True)
     for line in sys.stdin:
