@@ -17,25 +17,25 @@ from dmjax.data import Dataset
 from dmjax.errors import UserError
 
 
-def select(config: Config, dataset: Dataset) -> np.ndarray:
+def select(config: Config, dataset: Dataset) -> tuple[np.ndarray, float]:
     """The images of a coreset by `config.method`, in the order in which they were chosen.
 
     Returns:
-      uint8 [C, ipc, H, W, D].
+      uint8 [C, ipc, H, W, D], and the seconds that training the network for it took, in this run or an earlier one.
 
     Raises:
       UserError: a class has fewer images, or the networks that are needed cannot be had.
     """
     check(dataset, config.ipc, "lower it")
     if config.method == "random":
-        return random(dataset, config.ipc, jax.random.fold_in(jax.random.key(config.seed), 0))
+        return random(dataset, config.ipc, jax.random.fold_in(jax.random.key(config.seed), 0)), 0.0
     last = pretrained.states(config, dataset)[0][-1]
     if config.method == "forgetting":
         indices = most_forgotten(last.forgotten(), dataset.counts, config.ipc)
     else:
         rule = {"herding": herding, "kcenter": k_center}[config.method]
         indices = _by_features(rule, config, dataset, last)
-    return np.stack([dataset.images[c][chosen] for c, chosen in enumerate(indices)])
+    return np.stack([dataset.images[c][chosen] for c, chosen in enumerate(indices)]), last.seconds
 
 
 def random(dataset: Dataset, ipc: int, key: jax.Array) -> np.ndarray:

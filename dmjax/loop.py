@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dmjax import artifacts, coreset, memory, objectives, optimizer, pretrained, processes, signals
+from dmjax import artifacts, compilation, coreset, memory, objectives, optimizer, pretrained, processes, signals
 from dmjax.artifacts import SyntheticSet
 from dmjax.checkpoint import Checkpoints
 from dmjax.config import CORESETS, Config
@@ -54,15 +54,19 @@ def run(config: Config, dataset: Dataset, workdir: Workdir | None) -> Result:
 
 
 def _choose(config: Config, dataset: Dataset, workdir: Workdir | None) -> Result:
-    start = time.perf_counter()
-    chosen = processes.together(lambda: coreset.select(config, dataset))
+    if config.method != "random":  # train the network first, which is timed where it happens
+        processes.together(lambda: pretrained.states(config, dataset))
+    start, compiled = time.perf_counter(), compilation.seconds()
+    chosen, training = processes.together(lambda: coreset.select(config, dataset))
+    compiling = compilation.seconds() - compiled
+    clock = Clock(training + time.perf_counter() - start - compiling, compiling)
     metadata = {**workdir.describe(config, dataset), "iterations": 0} if workdir else {}
     mean, std = dataset.mean, dataset.std
     synthetic = artifacts.from_pixels(chosen, mean, std, dataset.class_names, metadata)
     if workdir is not None:
         synthetic.save_picture(workdir.picture(0))
         synthetic.save(workdir.synthetic)
-    return Result(synthetic, Clock(time.perf_counter() - start))
+    return Result(synthetic, clock)
 
 
 class _Run:

@@ -47,8 +47,8 @@ def curves(
             axes.errorbar(x, y, error, marker="o", capsize=3, label=name)
         axes.set_xscale("log")
         ticks = sorted({point[0] for points in lines.values() for point in points})
-        if len(ticks) < 8:
-            axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], rotation=30)
+        if all(float(tick).is_integer() for tick in ticks):
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=30)
             axes.minorticks_off()
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(alpha=0.3)

@@ -36,12 +36,14 @@ class State(NamedTuple):
       step: Training steps done.
       accuracy: On the training images that were held out, in [0, 1].
       sha256: Of the file's content.
+      seconds: That training has taken so far, compilation included.
     """
 
     path: Path
     step: int
     accuracy: float
     sha256: str
+    seconds: float
 
     def load(self) -> Any:
         """The variables of the network, on the host; raises a `UserError` where the file is not what was written."""
@@ -111,7 +113,7 @@ def _about(config: Config, dataset: Dataset) -> dict[str, Any]:
     settings = dataclasses.asdict(config.pretrained)
     source = {"source": custom.digest(config.network.name)} if ":" in config.network.name else {}
     return {
-        "format": 1,  # of the files
+        "format": 2,  # of the files
         "data set": {"name": dataset.name, "fingerprint": dataset.fingerprint()},
         "network": {**dataclasses.asdict(config.network), **source},
         "recipe": {**recipe._asdict(), "augment": dataclasses.asdict(recipe.augment)},
@@ -165,12 +167,14 @@ def _listed(place: Path) -> _Network:
     mend = f"remove {place}, to train this network again"
     content = files.read_json(place / "states.json", mend) or {"states": [], "training": ""}
     try:
-        listed = [
-            State(place / s["file"], int(s["step"]), float(s["accuracy"]), s["sha256"]) for s in content["states"]
-        ]
-        return _Network(listed, content["training"])
+        return _Network([_state(place, entry) for entry in content["states"]], content["training"])
     except (TypeError, KeyError, ValueError):
         raise UserError(f"{place / 'states.json'} is damaged; {mend}") from None
+
+
+def _state(place: Path, entry: dict[str, Any]) -> State:
+    numbers = int(entry["step"]), float(entry["accuracy"])
+    return State(place / entry["file"], *numbers, entry["sha256"], float(entry["seconds"]))
 
 
 def _read(path: Path, sha256: str) -> bytes:
@@ -221,6 +225,7 @@ class _Task:
         state = training.start(self.network, self.plan, key, self.examples)
         if known:
             state = _resume(place, known[-1].step, state)
+        before, start = known[-1].seconds if known else 0.0, time.perf_counter()
         name = f"training {place.name} on the whole set"
         with progress_bar(None, name, self.config.progress, self.plan.total, initial=int(state.step)) as bar:
             for step in self.steps[len(known) :]:
@@ -228,7 +233,8 @@ class _Task:
                 state = training.advance(self.network, *arguments)
                 accuracy = training.accuracy(self.network, state.variables, self.validation)
                 on_host = jax.device_get(state)
-                known = [*known, _keep(place, on_host, accuracy, self._forgotten(on_host))]
+                seconds = before + time.perf_counter() - start
+                known = [*known, _keep(place, on_host, accuracy, self._forgotten(on_host), seconds)]
                 bar.set_postfix(accuracy=f"{100 * accuracy:.1f}%")
         (place / f"{self.steps[-1]}.training").unlink(missing_ok=True)
         return known
@@ -246,17 +252,16 @@ def milestones(total: int, states: int) -> list[int]:
     return sorted(set(wanted))
 
 
-def _keep(place: Path, state: TrainState, accuracy: float, forgotten: np.ndarray) -> State:
+def _keep(place: Path, state: TrainState, accuracy: float, forgotten: np.ndarray, seconds: float) -> State:
     """Writes a state, and what training goes on from; then the list that makes them count."""
     content = serialization.to_bytes({"variables": state.variables, "forgotten": forgotten})
     step, whole = int(state.step), serialization.to_bytes(state)
-    kept = State(place / f"{step}.msgpack", step, accuracy, hashlib.sha256(content).hexdigest())
+    kept = State(place / f"{step}.msgpack", step, accuracy, hashlib.sha256(content).hexdigest(), seconds)
     files.write_bytes(kept.path, content)
     files.write_bytes(place / f"{step}.training", whole)
     known = _listed(place).states
-    entries = [
-        {"file": s.path.name, "step": s.step, "accuracy": s.accuracy, "sha256": s.sha256} for s in [*known, kept]
-    ]
+    listed = [{**entry._asdict(), "file": entry.path.name} for entry in [*known, kept]]
+    entries = [{name: value for name, value in entry.items() if name != "path"} for entry in listed]
     files.write_json(place / "states.json", {"states": entries, "training": hashlib.sha256(whole).hexdigest()})
     for old in known:
         (place / f"{old.step}.training").unlink(missing_ok=True)

@@ -69,7 +69,8 @@ def _main(arguments: list[str]) -> None:
             stars = np.repeat([False, True], [len(parts[0]), len(points)])
             both = np.concatenate([labels[0], of_points])
             panels.append((str(path.parent.name), np.concatenate([parts[0], points]), both, names, stars))
-        title = f"{dataset.name}, {networks.short_name(plot.config.network)} with {100 * best.accuracy:.1f} %"
+        judge = f"{networks.short_name(plot.config.network)} that classifies {100 * best.accuracy:.1f} % correctly"
+        title = f"{dataset.name}, features of a {judge}"
         plots.scatter(plot.folder / "features.png", panels, title)
         rows = [[str(path), str(len(points))] for path, points in zip(varied.sets, parts[1:], strict=True)]
         results = {"classes": names, "network_accuracy": best.accuracy, "real_images": len(real)}

@@ -37,6 +37,14 @@ def test_published_figures():
     assert published.accuracy("digits", "dm", 1) is None
 
 
+def test_published_figures_are_marked_where_the_settings_are_others():
+    row = {"method": "dm", "ipc": 10, "mean": 0.5, "std": 0.1, "seconds": 1.0, "published": 48.9, "settings": []}
+    assert "| dm | 10 | 50.0 +- 10.0 | 48.9 | 1.0 | - | - | - |" in compare._table([row], {})
+    table = compare._table([{**row, "settings": ["epochs 2"]}], {"dm": ["epochs 2"], "dsa": ["epochs 2"]})
+    assert "| 48.9\\* |" in table
+    assert table.endswith("\\* not the papers' settings for dm, dsa: epochs 2")
+
+
 def test_every_method_in_one_table_and_a_second_start(tmp_path, capsys):
     flags = ("--workdir", tmp_path / "all", "--methods", *compare.METHODS, "--ipc", 1, 2, "--runs", 1)
     assert run(*flags, "--json", tmp_path / "rows.json") == 0
@@ -50,7 +58,8 @@ def test_every_method_in_one_table_and_a_second_start(tmp_path, capsys):
         picture.load()
     out = capsys.readouterr().out
     assert "| whole | all | " in out
-    assert "not the papers' settings for dm: networks 2, epochs 2, runs 1, iterations 4, batch_real 8" in out
+    settings = {row["method"]: row["settings"] for row in rows}
+    assert settings["dm"] == ["networks 2", "epochs 2", "runs 1", "iterations 4", "batch_real 8"]
     sets = {m: (tmp_path / f"all/runs/{m}/ipc_2/run_0/synthetic.npz").exists() for m in compare.METHODS[:-1]}
     assert all(sets.values())
     (tmp_path / "all" / "cells" / "dm" / "ipc_2" / "run_0" / "accuracy.json").unlink()

@@ -103,7 +103,8 @@ def test_images_are_real_ones_of_their_class(dataset, tmp_path, method):
             progress=False,
         )
     )
-    chosen = coreset.select(config, dataset)
+    chosen, seconds = coreset.select(config, dataset)
+    assert (seconds > 0) == (method != "random")
     for c in range(10):
         real = dataset.images[c][: dataset.counts[c]].reshape(dataset.counts[c], -1)
         places = [np.flatnonzero((real == image.ravel()).all(1)) for image in chosen[c]]
@@ -119,7 +120,7 @@ def test_herding_uses_the_features_of_the_trained_network(dataset, tmp_path):
     settings = PretrainedConfig(networks=1, epochs=2, states=2, path=tmp_path / "pool")
     network = NetworkConfig(width=4, depth=1)
     config = experiment.resolve(Config(method="herding", ipc=3, network=network, pretrained=settings, progress=False))
-    chosen = coreset.select(config, dataset)
+    chosen, _ = coreset.select(config, dataset)
     variables = pretrained.states(config, dataset)[0][-1].load()
     made = networks.create(config.network, 10, dataset.image_shape)
     images = dataset.images[4][: dataset.counts[4]]
