@@ -119,6 +119,7 @@ def test_a_report_holds_what_is_promised(run_command, tmp_path, torch):
     assert "floor" in done.stdout
 
 
+@pytest.mark.slow
 def test_weak_scaling_gives_each_device_the_same(run_command, tmp_path):
     for norm, collectives in (("instance", 1), ("batch", 2)):
         path = tmp_path / f"{norm}.json"

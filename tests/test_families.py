@@ -14,6 +14,9 @@ FAST = [
     ("LeNet", "none", (32, 32, 3)),
     ("AlexNet", "none", (28, 28, 1)),
     ("AlexNet", "batch", (32, 32, 3)),
+]
+# The gradients of deep networks take half a minute each to compile: by default only what they compute is compared.
+DEEP = [
     ("VGG11", "batch", (32, 32, 3)),
     ("ResNet18", "instance", (28, 28, 1)),
     ("ResNet18_AP", "batch", (28, 28, 1)),
@@ -35,11 +38,8 @@ SLOW = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("family", "norm", "shape"), [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
-)
-def test_family_matches_torch(torch, rng, family, norm, shape):
-    """Features, logits, the gradient w.r.t. the images, and the number of parameters, from the same parameters."""
+def network_and_oracle(rng, family, norm, shape):
+    """A network, variables for it, and PyTorch's with the same parameters in double precision."""
     import torch_networks
 
     config = NetworkConfig(name=family, norm=norm if "norm" in networks.FAMILIES[family].options else None)
@@ -52,7 +52,28 @@ def test_family_matches_torch(torch, rng, family, norm, shape):
     count = sum(p.numel() for p in oracle.parameters())
     assert sum(p.size for p in jax.tree.leaves(variables["params"])) == count
 
-    oracle = oracle.double()
+    return network, variables, oracle.double()
+
+
+@pytest.mark.parametrize(("family", "norm", "shape"), DEEP)
+def test_deep_family_computes_what_torch_does(torch, rng, family, norm, shape):
+    """Features, logits and the number of parameters, from the same parameters."""
+    network, variables, oracle = network_and_oracle(rng, family, norm, shape)
+    x = rng.normal(size=(3, *shape)).astype(np.float32)
+    features = jax.jit(lambda x: networks.embed(network, variables, x, jnp.ones(len(x))))(x)
+    expected = oracle.embed(torch.tensor(x, dtype=torch.float64).permute(0, 3, 1, 2)).detach().numpy()
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    logits = features @ variables["params"]["classifier"]["dense"]["kernel"]
+    logits += variables["params"]["classifier"]["dense"]["bias"][None]
+    np.testing.assert_allclose(logits, oracle.classifier(torch.tensor(expected)).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "norm", "shape"), [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in [*DEEP, *SLOW])]
+)
+def test_family_matches_torch(torch, rng, family, norm, shape):
+    """Features, logits, the gradient w.r.t. the images, and the number of parameters, from the same parameters."""
+    network, variables, oracle = network_and_oracle(rng, family, norm, shape)
 
     @jax.jit  # one program: compiling is what takes time here
     def ours(x, cotangent):

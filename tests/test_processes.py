@@ -102,7 +102,7 @@ def test_a_signal_to_one_process_stops_all_and_the_run_resumes_alone(run_command
     assert "goes on from here" in one.communicate(timeout=90)[1]
 
 
-@pytest.mark.parametrize("setting", ["--optimizer.learning-rate", "--ipc"])
+@pytest.mark.parametrize("setting", ["--optimizer.learning-rate", pytest.param("--ipc", marks=pytest.mark.slow)])
 def test_processes_with_other_settings_are_refused(run_command, tmp_path, setting):
     started = together(run_command, tmp_path / "mixed", 2, each=[(setting, 2), (setting, 3)])
     for process in started:
@@ -111,7 +111,7 @@ def test_processes_with_other_settings_are_refused(run_command, tmp_path, settin
         assert "process 1 has another configuration than process 0" in error
 
 
-@pytest.mark.parametrize("process_id", [0, 1])
+@pytest.mark.parametrize("process_id", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_that_is_alone_says_so(run_command, tmp_path, process_id):
     done = run_command(
         *("dmjax.condense", *TINY, "--workdir", tmp_path / "lonely", "--distributed.timeout", 2),

@@ -104,7 +104,7 @@ def test_signals_save_and_leave(run_command, undisturbed, tmp_path, signum, stat
     assert images_of(tmp_path) == images_of(undisturbed)
 
 
-@pytest.mark.parametrize("delay", [0.5, 2.0])
+@pytest.mark.parametrize("delay", [pytest.param(0.5, marks=pytest.mark.slow), 2.0])
 def test_a_signal_while_starting_or_compiling(run_command, undisturbed, tmp_path, delay):
     process = run_command.start("dmjax.condense", *RUN, "--workdir", tmp_path)
     wait_for(lambda: (tmp_path / ".lock").exists(), process)

@@ -165,7 +165,10 @@ def test_real_activations_are_not_stored(rng):
     assert ours < 0.1 * stored
 
 
-@pytest.mark.parametrize("chunks", [(1,), (2,), (3,), (None, 4, None), (None, None, 1), (2, 3, 1), (1, 1, 1)])
+SLOW_CHUNKS = [pytest.param(c, marks=pytest.mark.slow) for c in [(2,), (None, 4, None), (None, None, 1), (1, 1, 1)]]
+
+
+@pytest.mark.parametrize("chunks", [(1,), (3,), (2, 3, 1), *SLOW_CHUNKS])
 def test_chunks_of_classes_and_images_change_nothing(rng, chunks):
     data, state = data_of(rng), start_of(rng)
     whole, losses = make()[1](jax.random.key(0), state, data)
@@ -256,7 +259,9 @@ def test_any_optax_optimizer(rng):
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "layer", "group"])
-@pytest.mark.parametrize(("precision", "bound"), [("tf32", 1e-6), ("bfloat16", 0.05)])
+@pytest.mark.parametrize(
+    ("precision", "bound"), [pytest.param("tf32", 1e-6, marks=pytest.mark.slow), ("bfloat16", 0.05)]
+)
 def test_precision_bounds_the_change_of_the_loss(rng, norm, precision, bound):
     """On a CPU tf32 is float32; bfloat16 has 8 bits, and its means are taken in float32."""
     data, state = data_of(rng), start_of(rng)
