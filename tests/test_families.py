@@ -101,7 +101,9 @@ def test_family_matches_torch(torch, rng, family, norm, shape):
     assert min(errors) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["MLP", "LeNet", "AlexNetBN", "VGG11", "ResNet18", "ResNet18_AP"])
+@pytest.mark.parametrize(
+    "name", ["MLP", "LeNet", "AlexNetBN", pytest.param("VGG11", marks=pytest.mark.slow), "ResNet18_AP"]
+)
 def test_initial_parameters_are_pytorchs(name):
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases, 1 and 0 for norms."""
     network = networks.create(NetworkConfig(name=name), 10, (32, 32, 3))

@@ -65,7 +65,7 @@ def test_two_processes_give_the_set_of_one(run_command, tmp_path, alone):
     np.testing.assert_allclose(two.images, alone.images, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_the_other_and_one_alone_goes_on(run_command, tmp_path, victim):
     workdir = tmp_path / "killed"
     long = ("--iterations", 100_000, "--checkpoint.every", 20)

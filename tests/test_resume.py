@@ -60,6 +60,7 @@ def test_same_seed_same_bytes_other_seed_other_result(run_command, undisturbed, 
     assert images_of(tmp_path / "other") != images_of(undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(run_command, undisturbed, tmp_path):
     generator = random.Random(0)
     for attempt in range(3):
