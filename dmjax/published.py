@@ -1,7 +1,7 @@
 """Published test accuracies (%), to set beside one's own where the settings were the same.
 
-From Zhao & Bilen 2023 (Dataset Condensation with Distribution Matching), Table 1. MNIST's figures of dm, and of random and
-herding at 1 and 50 images per class, are as the literature repeats them and were not checked against the paper.
+From Zhao & Bilen 2023 (Dataset Condensation with Distribution Matching), Table 1. MNIST's figures of dm, and of random
+and herding at 1 and 50 images per class, are as the literature repeats them, not checked against the paper.
 """
 
 from collections.abc import Mapping
