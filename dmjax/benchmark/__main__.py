@@ -141,7 +141,7 @@ def _time(case: Case, config: BenchmarkConfig, ceilings: dict[str, float]) -> di
         **program.notes,
     }
     if case.kind == "condense":
-        row["achieved_xla_flops"] = row["xla_flops"] and row["xla_flops"] / milliseconds * 1e3
+        row["achieved_xla_flops"] = row["xla_flops"] / milliseconds * 1e3 if row["xla_flops"] else None
         real = case.num_classes * min(config.batch_real, case.images_per_class)
         row["real_images_per_second"] = real / milliseconds * 1e3
     else:
@@ -183,7 +183,7 @@ def _describe(row: dict[str, Any]) -> str:
         f"  floor {row['floor_ms']:,.2f} ms (arithmetic {row['floor_compute_ms']:,.2f}, memory "
         f"{row['floor_memory_ms']:,.2f}): {row['ms_per_iteration'] / row['floor_ms']:.2f} x the floor, "
         f"{row['achieved_flops'] / 1e9:,.0f} GFLOP/s by the formula"
-        + (f", {row['achieved_xla_flops'] / 1e9:,.0f} by XLA's count" if "xla_flops" in row else ""),
+        + (f", {row['achieved_xla_flops'] / 1e9:,.0f} by XLA's count" if row.get("xla_flops") else ""),
     ]
     if row["kind"] == "condense":
         chunks = ", ".join(f"{name} {n or 'all'}" for name, n in row["chunks"].items())
