@@ -24,6 +24,7 @@ _PUBLIC = {
     "CheckpointConfig": "dmjax.config",
     "DistributedConfig": "dmjax.config",
     "load_config": "dmjax.experiment",
+    "condense_runs": "dmjax.condense",
     "SyntheticSet": "dmjax.artifacts",
     "UserError": "dmjax.errors",
 }

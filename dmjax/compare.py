@@ -7,16 +7,18 @@ failed. A row is the mean and standard deviation over runs x networks. --config 
 """
 
 import dataclasses
+import functools
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from dmjax import cli, coreset, files, networks, plots, published, study
-from dmjax.config import CORESETS, DISTRIBUTION, GRADIENT, METHOD_DEFAULTS, Config, EvaluationConfig, flatten
+from dmjax import cli, coreset, experiment, files, plots, published, study
+from dmjax.config import AUGMENTATIONS, CORESETS, DISTRIBUTION, GRADIENT, AugmentConfig, Config, flatten
 from dmjax.errors import UserError, near_misses
 from dmjax.evaluate import evaluate, evaluate_whole
 from dmjax.progress import progress_bar
@@ -24,6 +26,8 @@ from dmjax.scores import Scores, scores
 from dmjax.study import Study
 
 METHODS = (*CORESETS, *GRADIENT, *DISTRIBUTION, "whole")
+_PAPERS_RUNS = 5
+_WITHOUT_FLIP = "_".join(group for group in AUGMENTATIONS if group != "flip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +40,10 @@ class CompareConfig(Config):
     """random, herding, kcenter, forgetting: real images; dc, dsa, dm: condensed; whole: the whole training set."""
     sizes: Annotated[tuple[int, ...], tyro.conf.arg(name="ipc")] = (1, 10, 50)
     """Images per class."""
-    runs: int = 5
+    runs: int = _PAPERS_RUNS
     """Sets of each method and size, with the seeds --seed, --seed + 1, ..."""
     iterations_of: tuple[tuple[str, int], ...] = ()
-    """Iterations by method, as METHOD NUMBER pairs, where --iterations does not suit all."""
+    """Iterations by method or by method and size, as in dm 500 dsa-ipc10 20, where --iterations does not suit all."""
     json: Path | None = None
     """Write the rows to this file as well."""
 
@@ -88,30 +92,30 @@ def _main(arguments: list[str]) -> None:
         found: dict[tuple[str, int | None], list[dict[str, Any]]] = {cell: [] for cell in every}
         with progress_bar(None, "comparing", varied.progress, len(every) * varied.runs) as bar:
             for method, size in every:
-                for run in range(varied.runs):
-                    bar.set_postfix_str(f"{method} {size or ''}".strip())
-                    result = _measure(compare, method, size, run)
+                bar.set_postfix_str(f"{method} {size or ''}".strip())
+                for result in _measure(compare, method, size):
                     found[method, size] += [result] if result is not None else []
                     bar.update()
         rows = [_row(method, size, of_cell) for (method, size), of_cell in found.items() if of_cell]
-        reduced = _reduced(varied, methods)
         report = [
-            {**_to_dict(row, rows, compare.dataset.name), "settings": reduced.get(row.method, [])} for row in rows
+            {**_to_dict(row, rows, compare.dataset.name), "settings": _settings(compare, row.method, row.ipc)}
+            for row in rows
         ]
         if varied.json is not None:
             files.write_json(varied.json, {"rows": report})
         _plot(compare.folder / "comparison.png", rows, compare.dataset.name)
-        compare.finish({"rows": report}, _table(report, reduced))
+        compare.finish({"rows": report}, _table(report))
 
 
 def _check(compare: Study[CompareConfig], methods: Sequence[str], sizes: Sequence[int]) -> None:
     """Raises a `UserError` for what cannot work, before anything is computed."""
     varied = compare.varied
-    for name in (*methods, *(name for name, _ in varied.iterations_of)):
+    sized = [re.sub(r"-ipc[1-9]\d*$", "", name) for name, _ in varied.iterations_of]
+    for name in (*methods, *sized):
         if name not in METHODS:
             raise UserError(f"unknown method {name!r}; {near_misses(name, list(METHODS))}")
-    if not methods or not sizes or min(sizes) < 1 or varied.runs < 1:
-        raise UserError("methods, ipc and runs must name at least one each, and ipc be at least 1")
+    if not methods or not sizes or min(sizes) < 1:
+        raise UserError("methods and ipc must name at least one each, and ipc be at least 1")
     for method in methods:
         if method in CORESETS:
             coreset.check(compare.dataset, max(sizes), f"lower the largest of --ipc, or leave out {method}")
@@ -119,36 +123,48 @@ def _check(compare: Study[CompareConfig], methods: Sequence[str], sizes: Sequenc
             compare.check(_config(compare, method, max(sizes), 0))
 
 
+def _iterations(config: CompareConfig, method: str, ipc: int) -> int | None:
+    """Of a method at one size, or of the method, or of all; None for the default of the method."""
+    given = dict(config.iterations_of)
+    return given.get(f"{method}-ipc{ipc}", given.get(method, config.iterations))
+
+
 def _config(compare: Study[CompareConfig], method: str, ipc: int, run: int) -> Config:
-    iterations = dict(compare.varied.iterations_of).get(method, compare.config.iterations)
-    base = dataclasses.replace(compare.config, method=method, ipc=ipc, seed=compare.config.seed + run)
-    return dataclasses.replace(base, iterations=iterations if method not in CORESETS else None)
+    iterations = None if method in CORESETS else _iterations(compare.varied, method, ipc)
+    seed = compare.config.seed + run
+    return dataclasses.replace(compare.config, method=method, ipc=ipc, seed=seed, iterations=iterations)
 
 
-def _measure(compare: Study[CompareConfig], method: str, ipc: int | None, run: int) -> dict[str, Any] | None:
-    """The accuracy of one set, and the seconds that it took to make."""
-    name = f"{method}/ipc_{ipc}/run_{run}" if ipc else f"{method}/run_{run}"
+def _measure(compare: Study[CompareConfig], method: str, ipc: int | None) -> Iterator[dict[str, Any] | None]:
+    """The accuracies of all runs at one size, each with the seconds that its set took to make."""
+    runs = range(compare.varied.runs)
     if ipc is None:
-        config = dataclasses.replace(compare.config, seed=compare.config.seed + run)
-        config = dataclasses.replace(config, network=networks.resolve(config.network))
-        result = compare.cell(name, lambda: evaluate_whole(config, compare.dataset).to_dict())
-        return result and {**result, "making": (result["seconds"] - result["compile_seconds"]) / len(result["values"])}
-    synthetic = compare.condense(name, _config(compare, method, ipc, run))
-    if synthetic is None:
-        return None
-    result = compare.cell(
-        f"{name}/accuracy",
-        lambda: evaluate(
+        for run in runs:
+            config = dataclasses.replace(compare.config, seed=compare.config.seed + run)
+            measure = functools.partial(evaluate_whole, config, compare.dataset)
+            result = compare.cell(f"{method}/run_{run}", lambda measure=measure: measure().to_dict())
+            making = result and (result["seconds"] - result["compile_seconds"]) / len(result["values"])
+            yield result and {**result, "making": making}
+        return
+    sets = compare.condense_together(
+        {f"{method}/ipc_{ipc}/run_{run}": _config(compare, method, ipc, run) for run in runs}
+    )
+    for run, (name, synthetic) in enumerate(sets.items()):
+        if synthetic is None:
+            yield None
+            continue
+        measure = functools.partial(
+            evaluate,
             synthetic,
             compare.dataset,
             seed=compare.config.seed + run,
             progress=compare.config.progress,
             description=name,
             **flatten(compare.config.evaluation),
-        ).to_dict(),
-    )
-    made = compare.cell(f"{name}/condense", dict)
-    return result and made and {**result, "making": made["condense_seconds"]}
+        )
+        result = compare.cell(f"{name}/accuracy", lambda measure=measure: measure().to_dict())
+        made = compare.cell(f"{name}/condense", dict)
+        yield result and made and {**result, "making": made["condense_seconds"]}
 
 
 def _row(method: str, ipc: int | None, results: list[dict[str, Any]]) -> Row:
@@ -178,27 +194,41 @@ def _scores(row: Row, rows: list[Row]) -> Scores | None:
     return None if None in (random, whole) or row.ipc is None else scores(row.mean, random, whole)
 
 
-def _reduced(config: CompareConfig, methods: Sequence[str]) -> dict[str, list[str]]:
-    """By method, how the settings differ from the papers'."""
-    defaults, given = flatten(EvaluationConfig()), flatten(config.evaluation)
-    relevant = ("networks", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay")
-    differing = [f"{name} {given[name]:g}" for name in relevant if given[name] != defaults[name]]
-    differing += [f"runs {config.runs}"] if config.runs != 5 else []
-    reduced = {}
-    for method in methods:
-        own = list(differing)
-        iterations = dict(config.iterations_of).get(method, config.iterations)
-        if method in METHOD_DEFAULTS:
-            if iterations not in (None, METHOD_DEFAULTS[method]["iterations"]):
-                own.append(f"iterations {iterations}")
-            if config.batch_real != Config.batch_real:
-                own.append(f"batch_real {config.batch_real}")
-        if own:
-            reduced[method] = own
-    return reduced
+_SETTINGS = {
+    "all": ("network", "augment", "evaluation"),
+    "whole": (),
+    **dict.fromkeys(CORESETS, ("pretrained",)),
+    "random": (),
+    **dict.fromkeys(DISTRIBUTION, ("optimizer", "embedding", "iterations", "init", "batch_real")),
+    **dict.fromkeys(GRADIENT, ("optimizer", "gradient", "iterations", "init", "batch_real")),
+}
+"""What matters to a method, by the first part of the names."""
+_NO_MATTER = ("evaluation.every", "evaluation.random_real", "evaluation.whole_dataset", "pretrained.path")
 
 
-def _table(report: list[dict[str, Any]], reduced: dict[str, list[str]]) -> str:
+def _settings(compare: Study[CompareConfig], method: str, ipc: int | None) -> list[str]:
+    """How the settings of a row differ from the papers', as `name value`."""
+    matters = {*_SETTINGS["all"], *_SETTINGS[method]}
+    own = compare.config if ipc is None else _config(compare, method, ipc, 0)
+    papers = Config(method=own.method, ipc=own.ipc)
+    if "flip" not in own.augment.strategy.split("_"):  # left out for digits by the papers too
+        papers = dataclasses.replace(papers, augment=AugmentConfig(strategy=_WITHOUT_FLIP))
+    given, reference = (flatten(experiment.resolve(config)) for config in (own, papers))
+    ignored = _NO_MATTER if method == "whole" else (*_NO_MATTER, "evaluation.whole_epochs")
+    ignored = (*ignored, "evaluation.epochs") if method == "whole" else ignored
+    differing = [
+        f"{name} {_shown(value)}"
+        for name, value in given.items()
+        if name.partition(".")[0] in matters and name not in ignored and value != reference[name]
+    ]
+    return differing + ([f"runs {compare.varied.runs}"] if compare.varied.runs != _PAPERS_RUNS else [])
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _table(report: list[dict[str, Any]]) -> str:
     """Markdown; a star marks published figures whose settings were others than ours."""
     header = ["method", "images per class", "accuracy (%)", "published", "seconds", "IOR", "HLR", "LRS"]
     rows = []
@@ -207,15 +237,26 @@ def _table(report: list[dict[str, Any]], reduced: dict[str, list[str]]) -> str:
         figure = "-" if row["published"] is None else f"{row['published']:.1f}{star}"
         fair = [row.get(name) for name in ("improvement_over_random", "hard_label_recovery", "label_robust")]
         shown = ["-" if score is None else f"{100 * score:.1f}" for score in fair]
-        size = "all" if row["ipc"] is None else str(row["ipc"])
-        rows.append([row["method"], size, study.percent(row), figure, f"{row['seconds']:.1f}", *shown])
+        rows.append([row["method"], _size(row), study.percent(row), figure, f"{row['seconds']:.1f}", *shown])
+    return "\n\n".join([study.markdown(header, rows), *_notes(report)])
+
+
+def _notes(report: list[dict[str, Any]]) -> list[str]:
+    """How the settings differ from the papers': what all rows have in common, then what some have besides."""
     if not any(row["published"] for row in report):
-        reduced = {}  # nothing stands beside ours that could be mistaken
-    together: dict[str, list[str]] = {}
-    for method, own in reduced.items():
-        together.setdefault(", ".join(own), []).append(method)
-    notes = [f"\\* not the papers' settings for {', '.join(of)}: {own}" for own, of in together.items()]
-    return "\n\n".join([study.markdown(header, rows), *notes])
+        return []  # nothing stands beside ours that could be mistaken
+    common = [s for s in report[0]["settings"] if all(s in row["settings"] for row in report)]
+    notes = [f"\\* not the papers' settings: {', '.join(common)}"] if common else []
+    rest: dict[str, list[str]] = {}
+    for row in report:
+        own = ", ".join(s for s in row["settings"] if s not in common)
+        if own:
+            rest.setdefault(own, []).append(f"{row['method']} {_size(row)}")
+    return notes + [f"\\* {', '.join(of)}: {own}" for own, of in rest.items()]
+
+
+def _size(row: dict[str, Any]) -> str:
+    return "all" if row["ipc"] is None else str(row["ipc"])
 
 
 def _plot(path: Path, rows: list[Row], dataset: str) -> None:

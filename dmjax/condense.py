@@ -7,8 +7,10 @@
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,9 @@ from dmjax.artifacts import SyntheticSet
 from dmjax.config import CORESETS, Config, flatten
 from dmjax.data import Dataset
 from dmjax.data import load as load_dataset
+from dmjax.errors import NonFiniteLoss, UserError
 from dmjax.evaluate import Accuracy, evaluate, evaluate_random_real, evaluate_whole
+from dmjax.record import Result
 from dmjax.workdir import Workdir
 
 # What may differ between the processes of one run.
@@ -35,9 +39,25 @@ def condense(config: Config) -> SyntheticSet:
       UserError: the input is at fault.
       KeyboardInterrupt: after a checkpoint was written.
     """
+    if config.runs != 1:
+        raise UserError(f"condense makes one set, condense_runs makes the {config.runs} that runs asks for")
+    return condense_runs(config)[0]
+
+
+def condense_runs(config: Config) -> list[SyntheticSet]:
+    """Condenses `config.runs` sets with consecutive seeds, as one program; otherwise as `condense`."""
     config = _joined(experiment.resolve(config))
-    with processes.watched(), _workdir(config) as workdir, signals.handled():
-        return loop.run(config, _load(config), workdir).synthetic
+    configs = experiment.runs(config)
+    with processes.watched(), _workdirs(configs) as workdirs, signals.handled():
+        results = loop.run_together(configs, _load(config), workdirs)
+    _raise_failures(results)
+    return [result.synthetic for result in results if isinstance(result, Result)]
+
+
+def _raise_failures(results: Sequence[Result | NonFiniteLoss]) -> None:
+    for result in results:
+        if isinstance(result, NonFiniteLoss):
+            raise result
 
 
 def _joined(config: Config) -> Config:
@@ -48,9 +68,14 @@ def _joined(config: Config) -> Config:
     return dataclasses.replace(config, progress=config.progress and processes.is_first())
 
 
-def _workdir(config: Config) -> contextlib.AbstractContextManager[Workdir | None]:
-    """The workdir in the first process, and nothing in the others."""
-    return processes.together(lambda: Workdir(config) if processes.is_first() else contextlib.nullcontext())
+@contextlib.contextmanager
+def _workdirs(configs: Sequence[Config]) -> Iterator[list[Workdir | None]]:
+    """The workdirs of the runs in the first process, and as many times nothing in the others."""
+    with contextlib.ExitStack() as stack:
+        if processes.is_first():
+            yield processes.together(lambda: [stack.enter_context(Workdir(config)) for config in configs])
+        else:
+            yield processes.together(lambda: [None] * len(configs))
 
 
 def _load(config: Config) -> Dataset:
@@ -69,16 +94,20 @@ def _main(arguments: list[str]) -> None:
     compilation.use_cache()
     config, default = experiment.parse(Config, arguments, "python -m dmjax.condense", f"{__doc__}")
     config = _joined(experiment.resolve(config, default))
-    with processes.watched(), _workdir(config) as workdir:
-        results = _finished(workdir) if workdir else None
-        if processes.from_first(np.bool_(results is not None)):
+    configs = experiment.runs(config)
+    with processes.watched(), _workdirs(configs) as workdirs:
+        finished = [_finished(workdir) if workdir else None for workdir in workdirs]
+        missing = ~processes.from_first(np.array([results is not None for results in finished]))
+        for workdir in itertools.compress(workdirs, ~missing):
             if workdir:
                 print(f"{workdir.path} is finished; remove it, or choose another --workdir, to run again")
-        else:
-            results = _run(config, workdir)
-    if workdir and results:
-        print(_table(results))
-        print(f"files: {workdir.path}/  (synthetic.npz, images/, results.json, metrics.jsonl, tensorboard/)")
+        chosen = list(itertools.compress(configs, missing)), list(itertools.compress(workdirs, missing))
+        made, failures = _run(*chosen) if missing.any() else ([], [])
+    results = [results for results in (*finished, *made) if results]
+    if processes.is_first() and results:
+        _report(config, sorted(results, key=lambda r: r["seed"]))
+    for failure in failures:
+        raise failure
 
 
 def _finished(workdir: Workdir) -> dict[str, Any] | None:
@@ -87,17 +116,28 @@ def _finished(workdir: Workdir) -> dict[str, Any] | None:
     return results if isinstance(results, dict) and "accuracy" in results else None
 
 
-def _run(config: Config, workdir: Workdir | None) -> dict[str, Any] | None:
-    """Condenses and evaluates; returns and writes results.json, in the first process."""
-    dataset = _load(config)
+def _run(
+    configs: Sequence[Config], workdirs: Sequence[Workdir | None]
+) -> tuple[list[dict[str, Any]], list[NonFiniteLoss]]:
+    """Condenses and evaluates. Returns what it wrote to each results.json, in the first process, and the failures."""
+    config, dataset = configs[0], _load(configs[0])
     if (
         config.evaluation.random_real and config.init != "real" and config.method not in CORESETS
     ):  # say so before condensing rather than after
         coreset.check(dataset, config.ipc, "compare with none by --evaluation.random-real false")
-    synthetic, clock = loop.run(config, dataset, workdir)
+    results = loop.run_together(configs, dataset, workdirs)
     processes.stop()
-    if workdir is None:
-        return None
+    written = [
+        _evaluate(config, dataset, workdir, result)
+        for config, workdir, result in zip(configs, workdirs, results, strict=True)
+        if workdir is not None and isinstance(result, Result)
+    ]
+    return written, [result for result in results if isinstance(result, NonFiniteLoss)]
+
+
+def _evaluate(config: Config, dataset: Dataset, workdir: Workdir, made: Result) -> dict[str, Any]:
+    """Evaluates a set, and writes and returns what results.json holds."""
+    synthetic, clock = made
     start, compiled = time.perf_counter(), compilation.seconds()
     accuracies: dict[str, Accuracy | None] = {
         "synthetic": evaluate(
@@ -126,6 +166,27 @@ def _run(config: Config, workdir: Workdir | None) -> dict[str, Any] | None:
     return results
 
 
+def _report(config: Config, results: list[dict[str, Any]]) -> None:
+    """Prints the table of a run; of several runs that of all their networks, which is written as well."""
+    contents = "synthetic.npz, images/, results.json, metrics.jsonl, tensorboard/"
+    if config.runs == 1:
+        print(_table(results[0]))
+        print(f"files: {config.workdir}/  ({contents})")
+        return
+    pooled = {
+        **results[0],
+        "seed": [r["seed"] for r in results],
+        "seconds": {name: sum(r["seconds"][name] for r in results) for name in results[0]["seconds"]},
+        "accuracy": {
+            name: first and Accuracy.of(v for r in results for v in r["accuracy"][name]["values"]).to_dict()
+            for name, first in results[0]["accuracy"].items()
+        },
+    }
+    files.write_json(config.workdir / "runs.json", pooled)
+    print(_table(pooled))
+    print(f"files: {config.workdir}/  (runs.json, and for every seed seed_*/: {contents})")
+
+
 def _table(results: dict[str, Any]) -> str:
     """The accuracies for the screen."""
     seconds = results["seconds"]
@@ -144,7 +205,7 @@ def _table(results: dict[str, Any]) -> str:
     for name, label in epochs.items():
         accuracy = results["accuracy"][name]
         if accuracy is not None:
-            shown = Accuracy(accuracy["mean"], accuracy["std"], tuple(accuracy["values"]))
+            shown = Accuracy.of(accuracy["values"])
             lines.append(f"{label:<20} {images[name]:>9}   {shown}  ({len(shown.values)} networks)")
     return "\n".join(lines)
 

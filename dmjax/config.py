@@ -202,6 +202,8 @@ class Config:
     """Start from random real images of each class, or from Gaussian noise; by default noise for dc, else real."""
     seed: int = 0
     """All randomness of a run follows from this number."""
+    runs: int = 1
+    """Sets to make, with the seeds --seed, --seed + 1, ...: each as it is alone, all of them as one program."""
     chunk: int | None = None
     """Iterations compiled into one dispatch; the metrics are read once per chunk. By default 10, 1 for dc and dsa."""
     class_chunk: int | Literal["auto"] = "auto"
@@ -289,7 +291,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
 
 # Fields that may change between two starts of the same run: they say where and how it is shown, not what is computed.
 _NOT_PART_OF_THE_RUN = (
-    *("workdir", "progress", "data.cache", "checkpoint.keep", "pretrained.path"),
+    *("workdir", "runs", "progress", "data.cache", "checkpoint.keep", "pretrained.path"),
     *("class_chunk", "image_chunk", "memory_gb"),
     *(f"distributed.{name}" for name in ("coordinator", "num_processes", "process_id", "timeout")),
 )

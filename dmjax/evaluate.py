@@ -41,6 +41,12 @@ class Accuracy:
     std: float
     values: tuple[float, ...]
 
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Accuracy":
+        """That of networks with these accuracies."""
+        values = tuple(values)
+        return cls(float(np.mean(values)), float(np.std(values)), values)
+
     def __str__(self) -> str:
         return f"{100 * self.mean:.1f} +- {100 * self.std:.1f} %"
 
@@ -138,7 +144,7 @@ def _evaluate(
             values.append(training.accuracy(network, variables, test))
             bar.n = i + 1
             bar.set_postfix(accuracy=f"{100 * np.mean(values):.1f}%")
-    return Accuracy(float(np.mean(values)), float(np.std(values)), tuple(values))
+    return Accuracy.of(values)
 
 
 def _fraction_of_one(bar: Any, n: int, recipe: Recipe, epochs: int) -> Callable[[int], None]:

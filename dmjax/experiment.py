@@ -56,8 +56,19 @@ def parse(kind: type[C], arguments: list[str], prog: str, description: str) -> t
     if path is None and not {"-h", "--help"} & set(arguments):
         raise UserError("name an experiment file, for example --config experiments/tiny.py")
     loaded = load_config(path) if path else Config()
-    default = kind(**{field.name: getattr(loaded, field.name) for field in dataclasses.fields(Config)})
+    # What a kind declares anew is its own, not the experiment's.
+    taken = [name for name in Config.__annotations__ if kind is Config or name not in kind.__annotations__]
+    default = kind(**{name: getattr(loaded, name) for name in taken})
     return cli.parse(kind, default, arguments, prog, description), default
+
+
+def runs(config: Config) -> list[Config]:
+    """The runs that a configuration asks for: consecutive seeds, each in a folder of its own below the workdir."""
+    if config.runs == 1:
+        return [config]
+    seeds = range(config.seed, config.seed + config.runs)
+    folder = config.workdir or Path()
+    return [dataclasses.replace(config, runs=1, seed=seed, workdir=folder / f"seed_{seed}") for seed in seeds]
 
 
 def validate(config: Config | EvaluateConfig) -> None:
@@ -67,7 +78,7 @@ def validate(config: Config | EvaluateConfig) -> None:
     at_least_zero = ["evaluation.weight_decay"]
     above_zero = ["evaluation.learning_rate"]
     if isinstance(config, Config):
-        at_least_one += ["ipc", "iterations", "batch_real", "chunk", "class_chunk", "image_chunk"]
+        at_least_one += ["ipc", "runs", "iterations", "batch_real", "chunk", "class_chunk", "image_chunk"]
         at_least_one += ["checkpoint.every", "checkpoint.keep"]
         at_least_one += ["distributed.num_processes", "distributed.timeout"]
         at_least_one += ["gradient.outer", "gradient.inner", "gradient.batch_size"]
@@ -98,7 +109,7 @@ def validate(config: Config | EvaluateConfig) -> None:
     if isinstance(config, Config):
         _validate_embedding(config)
     for name in ("seed", "pretrained.seed"):
-        if values.get(name, 0) >= 2**32:
+        if values.get(name, 0) + values.get("runs", 1) - 1 >= 2**32:
             raise UserError(f"{name} must be below 2**32, not {values[name]}")
     strategy = config.augment.strategy
     for group in [] if strategy == "none" else strategy.split("_"):

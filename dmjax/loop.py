@@ -1,39 +1,25 @@
 """The loop of all methods: chunks, cadences, resume, signals. The only code that talks to the outside while it runs."""
 
+import contextlib
 import functools
+import itertools
 import math
 import time
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from dmjax import artifacts, compilation, coreset, memory, objectives, optimizer, pretrained, processes, signals
-from dmjax.artifacts import SyntheticSet
-from dmjax.checkpoint import Checkpoints
 from dmjax.config import CORESETS, Config
 from dmjax.data import Dataset, normalize
 from dmjax.errors import NonFiniteLoss
-from dmjax.evaluate import evaluate
-from dmjax.metrics import Metrics
 from dmjax.parallel import ClassSharding
 from dmjax.progress import progress_bar
+from dmjax.record import Clock, Record, Result
 from dmjax.step import Chunks, State, init_state, make_chunk
 from dmjax.workdir import Workdir
-
-
-class Clock(NamedTuple):
-    """Seconds that a run has taken, over all its starts."""
-
-    condense: float = 0.0
-    compile: float = 0.0
-
-
-class Result(NamedTuple):
-    """A finished run."""
-
-    synthetic: SyntheticSet
-    clock: Clock
 
 
 def run(config: Config, dataset: Dataset, workdir: Workdir | None) -> Result:
@@ -50,7 +36,46 @@ def run(config: Config, dataset: Dataset, workdir: Workdir | None) -> Result:
       NonFiniteLoss: naming the iteration; the last checkpoint is from before.
       signals.Interrupted: after a checkpoint was written.
     """
-    return _choose(config, dataset, workdir) if config.method in CORESETS else _Run(config, dataset, workdir).to_end()
+    [result] = run_together([config], dataset, [workdir])
+    if isinstance(result, NonFiniteLoss):
+        raise result
+    return result
+
+
+def run_together(
+    configs: Sequence[Config], dataset: Dataset, workdirs: Sequence[Workdir | None]
+) -> list[Result | NonFiniteLoss]:
+    """The same for several seeds: as many as fit in memory are one program, and each gives what it gives alone.
+
+    Args:
+      configs: Of the runs, which differ in nothing but their seed and workdir.
+      dataset: The real images, which they share.
+      workdirs: One a run.
+
+    Returns:
+      One result a run. A run whose loss is not finite does not stop the others: its result is the exception.
+
+    Raises:
+      signals.Interrupted: after a checkpoint of each was written.
+    """
+    if configs[0].method in CORESETS:
+        return [_choose(config, dataset, workdir) for config, workdir in zip(configs, workdirs, strict=True)]
+    programs = _Programs(configs[0], dataset)
+    results: dict[int, Result | NonFiniteLoss] = {}
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for config, workdir in zip(configs, workdirs, strict=True):
+            record = Record(config, dataset, workdir)
+            stack.callback(record.close)
+            opened.append((record, record.open(programs.first_state(config.seed))))
+        # A kill between their checkpoints leaves runs at different iterations: each group goes on from its own.
+        order = sorted(range(len(opened)), key=lambda i: opened[i][0].done)
+        for _, same in itertools.groupby(order, key=lambda i: opened[i][0].done):
+            group, at_once = list(same), programs.runs_at_once(opened[0][1])
+            for members in (group[i : i + at_once] for i in range(0, len(group), at_once)):
+                records, states = zip(*(opened[i] for i in members), strict=True)
+                results |= dict(zip(members, _Together(programs, records, states).to_end(), strict=True))
+    return [results[i] for i in range(len(opened))]
 
 
 def _choose(config: Config, dataset: Dataset, workdir: Workdir | None) -> Result:
@@ -69,146 +94,139 @@ def _choose(config: Config, dataset: Dataset, workdir: Workdir | None) -> Result
     return Result(synthetic, clock)
 
 
-class _Run:
-    def __init__(self, config: Config, dataset: Dataset, workdir: Workdir | None):
-        self.config, self.dataset, self.workdir = config, dataset, workdir
+class _Programs:
+    """The compiled chunks of a configuration, whatever the seed; the data are placed when the first one is wanted."""
+
+    def __init__(self, config: Config, dataset: Dataset):
+        self.config, self.dataset = config, dataset
         self.sharding = ClassSharding(dataset.num_classes)
-        shape = dataset.image_shape
-        self.network, self.whole = objectives.make_network(config, dataset.num_classes, shape)
+        self.network, self.whole = objectives.make_network(config, dataset.num_classes, dataset.image_shape)
         if self.whole:
             memory.check_whole(config)
         self.trained = processes.together(lambda: _trained(config, dataset))
         self.optimizer = optimizer.create(config.optimizer)
-        root = jax.random.key(config.seed)
-        self.key = self.sharding.put_key(jax.random.fold_in(root, 1))
-        first = jax.device_get(init_state(self.optimizer, _first_images(config, dataset, jax.random.fold_in(root, 0))))
-        state, clock = processes.from_first(processes.together(lambda: self._open(first)))
-        self.clock = Clock(*(float(seconds) for seconds in clock))
-        self.state = self.sharding.put_state(state)
-        self.done = int(state.iteration)
-        self.chunks: Chunks | None = None
-        self.programs: dict[int, Any] = {}
+        self._chunks: Chunks | None = None
+        self._compiled: dict[tuple[int, int], Any] = {}
 
-    def _open(self, first: State) -> tuple[State, Clock]:
-        """Takes up the workdir: returns what the newest checkpoint holds, or the first state where there is none."""
-        if self.workdir is None:
-            return first, Clock()
-        # The first thing written: what cannot work has failed by now.
-        self.about = self.workdir.describe(self.config, self.dataset)
-        self.checkpoints = Checkpoints(self.workdir.checkpoints, self.config.checkpoint.keep)
-        restored = self.checkpoints.restore(first)
-        state, notes = restored or (first, {})
-        self.metrics = Metrics(self.workdir.path, int(state.iteration))
-        if restored is None:
-            self.checkpoints.save(first, Clock()._asdict())  # what can go wrong with the disk goes wrong now
-        return state, Clock(**notes)
+    def first_state(self, seed: int) -> State:
+        """The state before the first iteration, on the host."""
+        images = _first_images(self.config, self.dataset, jax.random.fold_in(jax.random.key(seed), 0))
+        return jax.device_get(init_state(self.optimizer, images))
 
-    def to_end(self) -> Result:
-        config = self.config
-        bar = progress_bar(None, "condensing", config.progress, config.iterations, initial=self.done)
+    def key(self, seed: int) -> jax.Array:
+        """The key from which all randomness of the iterations is folded."""
+        return jax.random.fold_in(jax.random.key(seed), 1)
+
+    @functools.cached_property
+    def arguments(self) -> tuple[Any, ...]:
+        """What every call of a program takes besides keys and states: the real images, and trained networks."""
+        data = self.sharding.put_data(self.dataset.images, self.dataset.counts)
+        return data, *(self.sharding.same(variables) for variables in self.trained)
+
+    def runs_at_once(self, state: State) -> int:
+        """How many runs fit in memory side by side."""
+        return memory.runs_at_once(state, self.sharding.num_devices, self._limit())
+
+    def get(self, length: int, keys: jax.Array, states: Sequence[State]) -> Any:
+        """The program for chunks of this length and so many runs."""
+        wanted = length, len(states)
+        if wanted not in self._compiled:
+            compile = functools.partial(self._compile, length, keys, states)
+            if self._chunks is None:
+                shape, per_device = self.dataset.image_shape, self.sharding.per_device
+                program, self._chunks = memory.choose(
+                    self.config, shape, per_device, compile, self._limit(), self.whole
+                )
+            else:
+                program = compile(self._chunks)
+            self._compiled[wanted] = program
+        return self._compiled[wanted]
+
+    def _compile(self, length: int, keys: jax.Array, states: Sequence[State], chunks: Chunks) -> Any:
+        mean, std, classes = self.dataset.mean, self.dataset.std, self.dataset.num_classes
+        step = objectives.make_step(self.network, self.optimizer, self.config, mean, std, chunks, classes)
+        return self.sharding.compile(make_chunk(step, length), keys, states, *self.arguments)
+
+    def _limit(self) -> float:
+        return float(processes.from_all(memory.limit(self.config)).min())
+
+
+class _Together:
+    """Runs at the same iteration, which advance as one program."""
+
+    def __init__(self, programs: _Programs, records: Sequence[Record], states: Sequence[State]):
+        self._programs, self._sharding, self._config = programs, programs.sharding, records[0].config
+        self._all, self._records = records, list(records)  # those that can go on
+        self._states = [self._sharding.put_state(state) for state in states]
+        self._place_keys()
+
+    def to_end(self) -> list[Result | NonFiniteLoss]:
+        config, runs = self._config, len(self._records)
+        done, total = self._records[0].done, config.iterations
+        what = "condensing" if runs == 1 else f"condensing {runs} runs"
         try:
-            with bar:
-                self._observe()
-                while self.done < config.iterations:
-                    length = min(chunk_length(config), config.iterations - self.done)
-                    program = self._program(length)
+            with progress_bar(None, what, config.progress, total, initial=done) as bar:
+                self._observe(done)
+                while done < total and self._records:
+                    length = min(chunk_length(config), total - done)
+                    start = time.perf_counter()
+                    program = self._programs.get(length, self._keys, self._states)
+                    compiled = time.perf_counter() - start
                     processes.check_signals()
-                    loss = self._advance(program, length)
+                    loss = self._advance(program, length, compiled)
+                    done += length
+                    if done % config.checkpoint.every == 0 or done == total:
+                        self._save()
                     bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
                     bar.update(length)
                     processes.check_signals()
-                    self._observe()
-            return self._finish()
+                    self._observe(done)
         except signals.Interrupted:
             self._save()
             raise
-        finally:
-            if self.workdir is not None:
-                self.metrics.close()
-                self.checkpoints.close()
+        finished = {
+            id(record): record.finish(self._sharding.join(state.images))
+            for record, state in zip(self._records, self._states, strict=True)
+        }
+        return [record.failure or finished[id(record)] for record in self._all]
 
-    def _program(self, length: int) -> Any:
-        """Compiles the chunk of this length, once."""
-        if length not in self.programs:
-            start = time.perf_counter()
-            if not self.programs:
-                self.data = self.sharding.put_data(self.dataset.images, self.dataset.counts)
-                self.shared = [self.sharding.same(variables) for variables in self.trained]
-            if self.chunks is None:
-                limit = float(processes.from_all(memory.limit(self.config)).min())
-                compile = functools.partial(self._compile, length)
-                shape, per_device = self.dataset.image_shape, self.sharding.per_device
-                program, self.chunks = memory.choose(self.config, shape, per_device, compile, limit, self.whole)
-            else:
-                program = self._compile(length, self.chunks)
-            self.programs[length] = program
-            self.clock = self.clock._replace(compile=self.clock.compile + time.perf_counter() - start)
-        return self.programs[length]
-
-    def _compile(self, length: int, chunks: Chunks) -> Any:
-        mean, std = self.dataset.mean, self.dataset.std
-        step = objectives.make_step(
-            self.network, self.optimizer, self.config, mean, std, chunks, self.dataset.num_classes
-        )
-        program = make_chunk(step, length)
-        return self.sharding.compile(program, self.key, self.state, self.data, *self.shared)
-
-    def _advance(self, program: Any, length: int) -> float:
-        """Runs one chunk, records its losses, and saves where it is time to. Returns the mean loss."""
-        start = time.perf_counter()
-        self.state, losses = program(self.key, self.state, self.data, *self.shared)
-        losses = self.sharding.losses(losses)
+    def _advance(self, program: Any, length: int, compiled: float) -> float:
+        """Runs one chunk and notes the losses, an equal part of the time for every run. Returns the mean loss."""
+        start, runs = time.perf_counter(), len(self._records)
+        self._states, losses = program(self._keys, self._states, *self._programs.arguments)
+        losses = self._sharding.losses(losses)
         seconds = time.perf_counter() - start
-        bad = np.flatnonzero(~np.isfinite(losses))
-        if len(bad):
-            raise _not_finite(f"the loss is {losses[bad[0]]} at iteration {self.done + bad[0] + 1}", self.config)
-        self.done += length
-        self.clock = self.clock._replace(condense=self.clock.condense + seconds)
-        loss = float(losses.mean())
-        if self.workdir is not None:
-            self.metrics.write(self.done, loss=loss, iterations_per_second=length / seconds)
-        if self.done % self.config.checkpoint.every == 0 or self.done == self.config.iterations:
-            self._save()
-        return loss
-
-    def _observe(self) -> None:
-        """Pictures and evaluations that are due now and were not made before."""
-        config, last = self.config, self.done == self.config.iterations
-        picture = last or self.done == 0 or _is_due(self.done, config.images_every)
-        accuracy = not last and self.done > 0 and _is_due(self.done, config.evaluation.every)
-        if not picture and not accuracy:
-            return
-        synthetic = self._synthetic()
-        if self.workdir is None:
-            return
-        path = self.workdir.picture(self.done)
-        if picture and not path.exists():
-            synthetic.save_picture(path)
-            self.metrics.picture(self.done, np.asarray(synthetic.picture()))
-        if accuracy and self.done not in self.metrics.evaluated:
-            reached = evaluate(synthetic, self.dataset, seed=config.seed, progress=config.progress)
-            self.metrics.write(self.done, accuracy_mean=reached.mean, accuracy_std=reached.std)
-
-    def _synthetic(self) -> SyntheticSet:
-        """The synthetic set as it is now, in pixels; all processes call this together."""
-        images = self.sharding.join(self.state.images)
-        metadata = {**self.about, "iterations": self.done} if self.workdir is not None else {}
-        mean, std = self.dataset.mean, self.dataset.std
-        return artifacts.from_pixels(images * std + mean, mean, std, self.dataset.class_names, metadata)
+        for record, of_run in zip(self._records, losses, strict=True):
+            record.compiled(compiled / runs)
+            record.advance(of_run, seconds / runs)
+        self._leave_failed()
+        return float(losses.mean())
 
     def _save(self) -> None:
-        """Writes a checkpoint; all processes call this together."""
-        state = self.sharding.get_state(self.state)
-        if not np.isfinite(state.images).all():  # the loss of the last step was finite, its update was not
-            raise _not_finite(f"the synthetic images are not finite after iteration {self.done}", self.config)
-        if self.workdir is not None:
-            self.checkpoints.save(state, self.clock._asdict())
+        """Writes a checkpoint of every run; all processes call this together."""
+        for record, state in zip(self._records, self._states, strict=True):
+            record.save(self._sharding.get_state(state))
+        self._leave_failed()
 
-    def _finish(self) -> Result:
-        synthetic = self._synthetic()
-        if self.workdir is not None:
-            synthetic.save(self.workdir.synthetic)
-        return Result(synthetic, self.clock)
+    def _leave_failed(self) -> None:
+        """The runs that failed are left behind."""
+        if any(record.failure for record in self._records):
+            going = [i for i, record in enumerate(self._records) if record.failure is None]
+            self._records, self._states = [self._records[i] for i in going], [self._states[i] for i in going]
+            self._place_keys()
+
+    def _place_keys(self) -> None:
+        if self._records:
+            self._keys = self._sharding.put_keys([self._programs.key(record.config.seed) for record in self._records])
+
+    def _observe(self, done: int) -> None:
+        """Pictures and evaluations that are due now; all processes call this together."""
+        config, last = self._config, done == self._config.iterations
+        picture = last or done == 0 or _is_due(done, config.images_every)
+        accuracy = not last and done > 0 and _is_due(done, config.evaluation.every)
+        if picture or accuracy:
+            for record, state in zip(self._records, self._states, strict=True):
+                record.observe(self._sharding.join(state.images), picture, accuracy)
 
 
 def chunk_length(config: Config) -> int:
@@ -230,13 +248,6 @@ def _trained(config: Config, dataset: Dataset) -> list[Any]:
     if config.embedding.distribution == "random":
         return []
     return [pretrained.stack(pretrained.select(pretrained.states(config, dataset), config.embedding.accuracy))]
-
-
-def _not_finite(what: str, config: Config) -> NonFiniteLoss:
-    return NonFiniteLoss(
-        f"{what}; lower --optimizer.learning-rate (now {config.optimizer.learning_rate:g}) and choose another "
-        "--workdir; the last good state is kept"
-    )
 
 
 def _is_due(done: int, every: int) -> bool:

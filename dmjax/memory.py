@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from dmjax.config import Config
 from dmjax.errors import UserError
-from dmjax.step import Chunks
+from dmjax.step import Chunks, State
 
 # Of so many, 16 images of 32x32, the activations stay in the cache; measured, see experiments/benchmark/NOTES.md.
 _CPU_PIXELS = 2**14
 _SLACK = 0.9  # of the memory: allocators lose some to fragments
+_FOR_RUNS, _COPIES = 0.5, 4  # the part of it that states may take; each comes, is stacked, goes on and is given back
 
 
 def choose(
@@ -90,6 +92,18 @@ def _smaller(config: Config, chunks: Chunks, per_device: int, excess: float) -> 
         fewer = max(1, min(images // 2, int(images / excess)))
         return chunks._replace(classes=classes, real=min(real, fewer), synthetic=min(synthetic, fewer))
     return None
+
+
+def runs_at_once(state: State, num_devices: int, limit: float) -> int:
+    """How many runs may be one program: all but their states is computed for one after the other.
+
+    Args:
+      state: Of one run, on the host.
+      num_devices: Over which it is split.
+      limit: Bytes that a device has.
+    """
+    each = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state)) / num_devices
+    return max(1, int(_FOR_RUNS * limit / (_COPIES * each)))
 
 
 def peak_bytes(program: Any) -> int:

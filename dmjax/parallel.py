@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmjax import processes
 from dmjax.errors import UserError
-from dmjax.step import DEVICES, ClassData, State, Step
+from dmjax.step import DEVICES, Chunk, ClassData, State
 
 _STATE_AXES = State(images=0, optimizer=0, iteration=None)
 
@@ -56,9 +56,9 @@ class ClassSharding:
         """The same value on every device."""
         return jax.device_put(tree, self._same)
 
-    def put_key(self, key: jax.Array) -> jax.Array:
-        """The bits of a key on every device, as `compile` wants them: typed keys cannot be placed on other hosts."""
-        return self.same(np.asarray(jax.random.key_data(key)))
+    def put_keys(self, keys: Sequence[jax.Array]) -> jax.Array:
+        """The bits of keys on every device, as `compile` wants them: typed keys cannot be placed on other hosts."""
+        return self.same(np.stack([jax.random.key_data(key) for key in keys]))
 
     def join(self, tree: Any) -> Any:
         """Arrays [devices, C/devices, ...] -> host arrays [C, ...] without the padding."""
@@ -84,33 +84,35 @@ class ClassSharding:
         index = np.arange(self.num_classes, dtype=np.int32)
         return self.split(ClassData(images, np.asarray(counts, np.int32), index))
 
-    def compile(self, program: Step, key: jax.Array, state: State, data: ClassData, *shared: Any) -> Any:
-        """Compiles a program for these devices; the state that is passed in is donated at every call.
+    def compile(self, program: Chunk, keys: jax.Array, states: Sequence[State], data: ClassData, *shared: Any) -> Any:
+        """Compiles a program for these devices; the states that are passed in are donated at every call.
 
         Args:
-          program: Its losses are per class, [length, C]; the compiled program's are their sum [length], everywhere.
-          key: From `put_key`.
-          state: From `put_state`.
+          program: Its losses are per class, [R, length, C]; the compiled program's are their sum [R, length],
+            everywhere.
+          keys: Of R runs, from `put_keys`.
+          states: Of each run, from `put_state`.
           data: From `put_data`.
           *shared: Further arguments, each from `same`.
         """
 
-        def share(key, state, data, *shared):
-            state, losses = program(jax.random.wrap_key_data(key), state, data, *shared)
-            return state, jax.lax.psum(losses.sum(axis=1), DEVICES)
+        def share(keys, states, data, *shared):
+            states, losses = program(jax.random.wrap_key_data(keys), states, data, *shared)
+            return states, jax.lax.psum(losses.sum(axis=2), DEVICES)
 
+        axes = [_STATE_AXES] * len(states)
         mapped = jax.pmap(
             share,
             axis_name=DEVICES,
-            in_axes=(None, _STATE_AXES, 0, *[None] * len(shared)),
-            out_axes=(_STATE_AXES, None),
+            in_axes=(None, axes, 0, *[None] * len(shared)),
+            out_axes=(axes, None),
             devices=self.devices,
             donate_argnums=(1,),
         )
-        return mapped.lower(key, state, data, *shared).compile()
+        return mapped.lower(keys, list(states), data, *shared).compile()
 
     def losses(self, losses: jax.Array) -> np.ndarray:
-        """The losses [length] of a compiled program on the host: sums over classes, divided by C."""
+        """The losses [R, length] of a compiled program on the host: sums over classes, divided by C."""
         return np.asarray(_one(losses), np.float64) / self.num_classes
 
 

@@ -1,4 +1,4 @@
-"""What the iterations of all methods share: state, real images, chunks of classes; and many iterations as one program.
+"""What the iterations of all methods share: state, real images, chunks of classes; and many of them as one program.
 
 Everything has the class axis in front, whatever the number of devices: `parallel` cuts that axis up, and the code
 here sees only its share. All randomness of iteration i and class c is folded from the key, i and c, so that neither
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -60,10 +61,13 @@ class Chunks(NamedTuple):
 
 
 Step = Callable[..., tuple[State, jax.Array]]
-"""`(key, state, data, trained) -> (state, losses [C])`: one iteration of a method, or many with losses [length, C].
+"""`(key, state, data, trained) -> (state, losses [C])`: one iteration of a method.
 
 `trained` holds the variables of K trained networks, [K, ...] each; it is left out where parameters are drawn afresh.
 """
+
+Chunk = Callable[..., tuple[list[State], jax.Array]]
+"""`(keys [R], R states, data, trained) -> (R states, losses [R, length, C])`: many iterations of R runs."""
 
 
 def init_state(optimizer: optax.GradientTransformation, images: np.ndarray) -> State:
@@ -71,13 +75,23 @@ def init_state(optimizer: optax.GradientTransformation, images: np.ndarray) -> S
     return State(images, jax.vmap(optimizer.init)(images), np.int32(0))
 
 
-def make_chunk(step: Step, length: int) -> Step:
-    """Returns `length` iterations in one program: losses are [length, C]."""
+def make_chunk(step: Step, length: int) -> Chunk:
+    """Returns `length` iterations of independent runs as one program, in which they share the real images.
 
-    def run(key, state, data, trained=None):
-        return jax.lax.scan(lambda s, _: step(key, s, data, trained), state, None, length=length)
+    One run after the other: under `vmap` the networks of several runs would become grouped convolutions, which are
+    slower, and one run alone fills a device. So each run computes what it computes alone.
+    """
 
-    return run
+    def chunk(keys, states, data, trained=None):
+        def one_run(of_run):
+            key, state = of_run
+            return jax.lax.scan(lambda s, _: step(key, s, data, trained), state, None, length=length)
+
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        stacked, losses = jax.lax.map(one_run, (keys, stacked))
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(len(states))], losses
+
+    return chunk
 
 
 def real_batch(key: jax.Array, images: jax.Array, count: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:

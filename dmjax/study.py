@@ -9,20 +9,21 @@
 
 import contextlib
 import dataclasses
+import functools
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from dmjax import artifacts, compilation, coreset, experiment, files, loop, memory, objectives, optimizer
 from dmjax.artifacts import SyntheticSet
-from dmjax.config import Config
+from dmjax.config import CORESETS, Config
 from dmjax.data import Dataset
 from dmjax.data import load as load_dataset
-from dmjax.errors import UserError
-from dmjax.workdir import Workdir
+from dmjax.errors import NonFiniteLoss, UserError
+from dmjax.workdir import Workdir, is_of
 
 C = TypeVar("C", bound=Config)
 
@@ -64,37 +65,76 @@ class Study(Generic[C]):
         """
         path = self._path(name)
         stored = _read(path)
-        if stored is not None:
-            return stored
+        return stored if stored is not None else self._measure([name], lambda: [measure()])[0]
+
+    def _measure(
+        self, names: Sequence[str], measure: Callable[[], Sequence[dict[str, Any] | Exception]]
+    ) -> list[dict[str, Any] | None]:
+        """Makes and writes the cells of these names, which share the time equally; None for those that fail."""
         self._workdir.describe(self.config, self.dataset)
         files.write_json(self.folder / "study.json", self._command[2])
         start, compiled = time.perf_counter(), compilation.seconds()
         try:
-            stored = {**measure(), "seconds": time.perf_counter() - start}
-            stored["compile_seconds"] = compilation.seconds() - compiled
+            results = measure()
         except Exception as error:  # whatever it is, the others can be measured
-            reason = (str(error).splitlines() or [""])[0]
-            self.failed[name] = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
-            print(f"{name}: failed: {self.failed[name]}", file=sys.stderr, flush=True)
-            return None
-        files.write_json(path, stored)
-        print(f"{name}: {_brief(stored)}", flush=True)
-        return stored
+            results = [error] * len(names)
+        seconds = (time.perf_counter() - start) / len(names)
+        compiling = (compilation.seconds() - compiled) / len(names)
+        return [
+            self._fail(name, result)
+            if isinstance(result, Exception)
+            else self._write(name, {**result, "seconds": seconds, "compile_seconds": compiling})
+            for name, result in zip(names, results, strict=True)
+        ]
+
+    def _fail(self, name: str, error: Exception) -> None:
+        reason = (str(error).splitlines() or [""])[0]
+        self.failed[name] = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
+        print(f"{name}: failed: {self.failed[name]}", file=sys.stderr, flush=True)
+
+    def _write(self, name: str, result: dict[str, Any]) -> dict[str, Any]:
+        files.write_json(self._path(name), result)
+        print(f"{name}: {_brief(result)}", flush=True)
+        return result
 
     def condense(self, name: str, config: Config) -> SyntheticSet | None:
         """The set of a run, in FOLDER/runs/NAME; resumed where it was interrupted, None if it fails."""
-        folder = self.folder / "runs" / name
-        made = folder / "synthetic.npz"
+        return self.condense_together({name: config})[name]
 
-        def measure() -> dict[str, Any]:
-            resolved = experiment.resolve(dataclasses.replace(config, workdir=folder))
-            with Workdir(resolved) as workdir:
-                clock = loop.run(resolved, self.dataset, workdir).clock
-            return {"condense_seconds": clock.condense}
+    def condense_together(self, configs: Mapping[str, Config]) -> dict[str, SyntheticSet | None]:
+        """The same for runs, by their names, that differ only in their seeds: what is missing is one program."""
+        folders = {name: self.folder / "runs" / name for name in configs}
+        resolved = {
+            name: experiment.resolve(dataclasses.replace(config, workdir=folders[name]))
+            for name, config in configs.items()
+        }
+        missing = [name for name in configs if not self._is_made(name, resolved[name])]
+        chosen = [name for name in missing if resolved[name].method in CORESETS]
+        for group in [[name] for name in chosen] or [missing] * bool(missing):
+            cells = [f"{name}/condense" for name in group]
+            self._measure(cells, functools.partial(self._condense, [resolved[name] for name in group]))
+        return {
+            name: SyntheticSet.load(folders[name] / "synthetic.npz") if self._is_made(name, config) else None
+            for name, config in resolved.items()
+        }
 
-        if not artifacts.is_readable(made):
-            self._path(f"{name}/condense").unlink(missing_ok=True)
-        return SyntheticSet.load(made) if self.cell(f"{name}/condense", measure) is not None else None
+    def _is_made(self, name: str, config: Config) -> bool:
+        """Whether the set is there, made with this configuration."""
+        assert config.workdir is not None
+        return (
+            _read(self._path(f"{name}/condense")) is not None
+            and artifacts.is_readable(config.workdir / "synthetic.npz")
+            and is_of(config.workdir, config)
+        )
+
+    def _condense(self, configs: Sequence[Config]) -> list[dict[str, Any] | Exception]:
+        with contextlib.ExitStack() as stack:
+            workdirs = [stack.enter_context(Workdir(config)) for config in configs]
+            results = loop.run_together(configs, self.dataset, workdirs)
+        return [
+            result if isinstance(result, NonFiniteLoss) else {"condense_seconds": result.clock.condense}
+            for result in results
+        ]
 
     def _path(self, name: str) -> Path:
         return self.folder / "cells" / f"{name}.json"

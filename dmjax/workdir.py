@@ -99,6 +99,15 @@ class Workdir:
         self.close()
 
 
+def is_of(folder: Path, config: Config) -> bool:
+    """Whether a run in this folder has this configuration."""
+    stored = files.read_json(folder / "config.json")
+    try:
+        return not configuration.differences(configuration.from_dict(Config, stored["config"]), config)
+    except (KeyError, TypeError, AttributeError, UserError):
+        return False
+
+
 def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
     """Everything that a result depends on, as plain JSON values."""
     return {

@@ -39,10 +39,12 @@ def test_published_figures():
 
 def test_published_figures_are_marked_where_the_settings_are_others():
     row = {"method": "dm", "ipc": 10, "mean": 0.5, "std": 0.1, "seconds": 1.0, "published": 48.9, "settings": []}
-    assert "| dm | 10 | 50.0 +- 10.0 | 48.9 | 1.0 | - | - | - |" in compare._table([row], {})
-    table = compare._table([{**row, "settings": ["epochs 2"]}], {"dm": ["epochs 2"], "dsa": ["epochs 2"]})
+    assert "| dm | 10 | 50.0 +- 10.0 | 48.9 | 1.0 | - | - | - |" in compare._table([row])
+    table = compare._table(
+        [{**row, "settings": ["epochs 2", "lr 1"]}, {**row, "method": "dsa", "settings": ["epochs 2"]}]
+    )
     assert "| 48.9\\* |" in table
-    assert table.endswith("\\* not the papers' settings for dm, dsa: epochs 2")
+    assert table.endswith("\\* not the papers' settings: epochs 2\n\n\\* dm 10: lr 1")
 
 
 def test_every_method_in_one_table_and_a_second_start(tmp_path, capsys):
@@ -59,7 +61,11 @@ def test_every_method_in_one_table_and_a_second_start(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "| whole | all | " in out
     settings = {row["method"]: row["settings"] for row in rows}
-    assert settings["dm"] == ["networks 2", "epochs 2", "runs 1", "iterations 4", "batch_real 8"]
+    evaluation = ["evaluation.networks 2", "evaluation.epochs 2"]
+    assert settings["random"] == ["network.width 4", "network.depth 1", *evaluation, "runs 1"]
+    assert settings["dm"] == [*settings["random"][:-1], "iterations 4", "batch_real 8", "runs 1"]
+    assert "pretrained.epochs 1" in settings["herding"]
+    assert settings["whole"][-3:] == ["evaluation.networks 2", "evaluation.whole_epochs 1", "runs 1"]
     sets = {m: (tmp_path / f"all/runs/{m}/ipc_2/run_0/synthetic.npz").exists() for m in compare.METHODS[:-1]}
     assert all(sets.values())
     (tmp_path / "all" / "cells" / "dm" / "ipc_2" / "run_0" / "accuracy.json").unlink()
@@ -89,6 +95,22 @@ def test_a_cell_that_fails_stops_no_other(tmp_path, capsys, monkeypatch):
     assert len(row["values"]) == 6  # runs x networks
 
 
+def test_the_runs_of_a_cell_are_those_of_their_seeds_and_other_settings_are_not_mixed(tmp_path, capsys):
+    flags = ("--workdir", tmp_path / "all", "--methods", "dm", "--ipc", 1, 2, "--runs", 2, "--json", tmp_path / "j")
+    assert run(*flags, "--iterations-of", "dm-ipc1", 2, "dm", 4) == 0
+    configs = [
+        json.loads((tmp_path / f"all/runs/dm/ipc_{ipc}/run_{seed}/config.json").read_text())["config"]
+        for ipc in (1, 2)
+        for seed in (0, 1)
+    ]
+    assert [(c["ipc"], c["seed"], c["iterations"]) for c in configs] == [(1, 0, 2), (1, 1, 2), (2, 0, 4), (2, 1, 4)]
+    capsys.readouterr()
+    assert run(*flags, "--iterations-of", "dm-ipc1", 2, "dm", 6) == 2
+    assert "another configuration (iterations: 4 -> 6)" in capsys.readouterr().err
+    rows = json.loads((tmp_path / "j").read_text())["rows"]
+    assert [row["ipc"] for row in rows] == [1]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -96,7 +118,8 @@ def test_a_cell_that_fails_stops_no_other(tmp_path, capsys, monkeypatch):
         (("--methods",), "must name at least one"),
         (("--methods", "herding", "--ipc", 1000), "leave out herding"),
         (("--iterations-of", "dmm", 3), "unknown method 'dmm'"),
-        (("--runs", 0), "must name at least one"),
+        (("--iterations-of", "dmm-ipc1", 3), "unknown method 'dmm'"),
+        (("--runs", 0), "runs must be at least 1"),
         (("--ipc", "ten"), "ten"),
     ],
 )

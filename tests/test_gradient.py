@@ -130,11 +130,11 @@ def run(config, images, counts, devices, chunks=None, length=2):
     network, _ = objectives.make_network(config, classes, SHAPE)
     optim = optimizer.create(config.optimizer)
     start = normalize(images[:, : config.ipc], MEAN, STD)
-    state = sharding.put_state(jax.device_get(step.init_state(optim, start)))
+    states = [sharding.put_state(jax.device_get(step.init_state(optim, start)))]
     one_step = objectives.make_step(network, optim, config, MEAN, STD, chunks or step.Chunks(1), classes)
-    key, data = sharding.put_key(jax.random.key(0)), sharding.put_data(images, counts)
-    state, losses = sharding.compile(step.make_chunk(one_step, length), key, state, data)(key, state, data)
-    return sharding.get_state(state).images, sharding.losses(losses)
+    keys, data = sharding.put_keys([jax.random.key(0)]), sharding.put_data(images, counts)
+    states, losses = sharding.compile(step.make_chunk(one_step, length), keys, states, data)(keys, states, data)
+    return sharding.get_state(states[0]).images, sharding.losses(losses)[0]
 
 
 @pytest.mark.parametrize(

@@ -48,14 +48,14 @@ def run_sharded(config, data, state, devices, length=3, times=1):
     sharding = ClassSharding(len(data.count), jax.local_devices()[:devices])
     one_step = distribution.make_step(network, optimizer.create(config.optimizer), config, MEAN, STD, ALL)
     chunk = step.make_chunk(one_step, length)
-    key, placed = sharding.put_key(jax.random.key(0)), sharding.put_data(data.images, data.count)
-    state = sharding.put_state(state)
-    program = sharding.compile(chunk, key, state, placed)
+    keys, placed = sharding.put_keys([jax.random.key(0)]), sharding.put_data(data.images, data.count)
+    states = [sharding.put_state(state)]
+    program = sharding.compile(chunk, keys, states, placed)
     losses = []
     for _ in range(times):
-        state, loss = program(key, state, placed)
-        losses.append(sharding.losses(loss))
-    return sharding.get_state(state), np.concatenate(losses)
+        states, loss = program(keys, states, placed)
+        losses.append(sharding.losses(loss)[0])
+    return sharding.get_state(states[0]), np.concatenate(losses)
 
 
 def test_class_loss_matches_numpy_and_its_closed_form_gradient(rng):
@@ -207,16 +207,17 @@ def test_after_warm_up_nothing_is_traced_and_nothing_is_copied(rng):
     network = networks.create(CONFIG.network, 10, SHAPE)
     one_step = distribution.make_step(network, optimizer.create(CONFIG.optimizer), CONFIG, MEAN, STD, step.Chunks(1))
     chunk = step.make_chunk(one_step, 2)
-    key, data = sharding.put_key(jax.random.key(0)), sharding.put_data(data.images, data.count)
-    state = sharding.put_state(state)
-    program = sharding.compile(chunk, key, state, data)
+    keys = sharding.put_keys([jax.random.key(0), jax.random.key(1)])
+    data = sharding.put_data(data.images, data.count)
+    states = [sharding.put_state(state) for _ in range(2)]
+    program = sharding.compile(chunk, keys, states, data)
     with jax.no_tracing(), jax.transfer_guard("disallow"):
         for _ in range(3):
-            old = state
-            state, losses = program(key, state, data)
-        assert sharding.losses(losses).shape == (2,)  # the one explicit transfer of a chunk
-    assert old.images.is_deleted()  # donated
-    assert int(jax.device_get(state.iteration)) == 6
+            old = states
+            states, losses = program(keys, states, data)
+        assert sharding.losses(losses).shape == (2, 2)  # the one explicit transfer of a chunk
+    assert all(state.images.is_deleted() for state in old)  # donated
+    assert [int(jax.device_get(state.iteration)) for state in states] == [6, 6]
 
 
 def test_a_chunk_is_its_steps(rng):

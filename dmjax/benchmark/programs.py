@@ -41,18 +41,18 @@ def condensing(case: Case, config: BenchmarkConfig, length: int) -> Program:
     shape = (case.num_classes, case.images_per_class, *case.image_shape)
     real = rng.integers(0, 256, shape, dtype=np.uint8)
     images = rng.normal(size=(case.num_classes, case.ipc, *case.image_shape)).astype(np.float32)
-    key = setup.sharding.put_key(jax.random.key(0))
-    state = setup.sharding.put_state(jax.device_get(init_state(setup.optimizer, images)))
+    keys = setup.sharding.put_keys([jax.random.key(0)])
+    states = [setup.sharding.put_state(jax.device_get(init_state(setup.optimizer, images)))]
     data = setup.sharding.put_data(real, np.full(case.num_classes, case.images_per_class))
     start = time.perf_counter()
-    compiled, chunks = setup.compile(length, key, state, data)
-    box = [state]
+    compiled, chunks = setup.compile(length, keys, states, data)
+    box = [states]
 
     def run(iterations: int) -> tuple[int, float, float]:
         dispatches = -(-iterations // length)
         start = time.perf_counter()
         for _ in range(dispatches):
-            box[0], losses = compiled(key, box[0], data)
+            box[0], losses = compiled(keys, box[0], data)
         free = time.perf_counter() - start
         jax.block_until_ready(losses)
         return dispatches * length, time.perf_counter() - start, free
@@ -180,11 +180,11 @@ class _Setup(NamedTuple):
         return memory.choose(self.config, self.image_shape, self.sharding.per_device, compile, limit, whole)
 
     def abstract(self, case: Case) -> tuple[Any, Any, Any]:
-        """Shapes in place of a key, a state and data: enough to compile."""
+        """Shapes in place of a key, a state and data of one run: enough to compile."""
         state, data = _shapes(case, self.optimizer)
-        key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+        keys = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))[None])
         share = self.sharding.share_shapes
-        return key, State(share(state.images), share(state.optimizer), state.iteration), share(data)
+        return keys, [State(share(state.images), share(state.optimizer), state.iteration)], share(data)
 
 
 def _setup(
