@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import tyro
 
 from dmjax import signals
-from dmjax.config import flatten
 from dmjax.errors import UserError
+from dmjax.fields import flatten
 
 T = TypeVar("T")
 

@@ -18,9 +18,10 @@ import numpy as np
 import tyro
 
 from dmjax import cli, coreset, experiment, files, plots, published, study
-from dmjax.config import AUGMENTATIONS, CORESETS, DISTRIBUTION, GRADIENT, AugmentConfig, Config, flatten
+from dmjax.config import AUGMENTATIONS, CORESETS, DISTRIBUTION, GRADIENT, AugmentConfig, Config
 from dmjax.errors import UserError, near_misses
 from dmjax.evaluate import evaluate, evaluate_whole
+from dmjax.fields import flatten
 from dmjax.progress import progress_bar
 from dmjax.scores import Scores, scores
 from dmjax.study import Study

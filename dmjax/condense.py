@@ -17,11 +17,12 @@ import numpy as np
 
 from dmjax import artifacts, cli, compilation, coreset, experiment, files, loop, processes, signals
 from dmjax.artifacts import SyntheticSet
-from dmjax.config import CORESETS, Config, flatten
+from dmjax.config import CORESETS, Config
 from dmjax.data import Dataset
 from dmjax.data import load as load_dataset
 from dmjax.errors import NonFiniteLoss, UserError
 from dmjax.evaluate import Accuracy, evaluate, evaluate_random_real, evaluate_whole
+from dmjax.fields import flatten
 from dmjax.record import Result
 from dmjax.workdir import Workdir
 

@@ -22,8 +22,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from dmjax import artifacts, cli, compilation, coreset, experiment, files, networks, training
-from dmjax import config as configuration
+from dmjax import artifacts, cli, compilation, coreset, experiment, fields, files, networks, training
 from dmjax.artifacts import SyntheticSet
 from dmjax.config import AugmentConfig, Config, EvaluateConfig, NetworkConfig
 from dmjax.data import Dataset
@@ -155,7 +154,7 @@ def _fraction_of_one(bar: Any, n: int, recipe: Recipe, epochs: int) -> Callable[
 def _config_of(synthetic: SyntheticSet) -> Config:
     """The configuration of the run that made a set; the defaults for a set that was made otherwise."""
     try:
-        return configuration.from_dict(Config, synthetic.metadata.get("config", {}))
+        return fields.from_dict(Config, synthetic.metadata.get("config", {}))
     except (TypeError, AttributeError, UserError) as error:
         raise UserError(f"the configuration in the metadata of the synthetic set is damaged: {error}") from None
 
@@ -242,7 +241,7 @@ def _measure(config: EvaluateConfig, synthetic: SyntheticSet | None, dataset: Da
         seed=config.seed,
         progress=config.progress,
         description=name,
-        **configuration.flatten(config.evaluation),
+        **fields.flatten(config.evaluation),
     )
 
 

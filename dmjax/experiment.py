@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dmjax import cli, networks
-from dmjax.config import AUGMENTATIONS, METHOD_DEFAULTS, Config, EvaluateConfig, OptimizerConfig, fill, flatten
+from dmjax.config import AUGMENTATIONS, METHOD_DEFAULTS, Config, EvaluateConfig, OptimizerConfig
 from dmjax.errors import UserError, near_misses
+from dmjax.fields import fill, flatten
 
 R = typing.TypeVar("R", bound=Config | EvaluateConfig)
 C = typing.TypeVar("C", bound=Config)

@@ -28,11 +28,15 @@ from dmjax.workdir import Workdir, is_of
 C = TypeVar("C", bound=Config)
 
 
+_OF_EACH_RUN = ("optimizer", "iterations", "init", "chunk", "checkpoint")
+"""What may be left to the method and network of a run."""
+
+
 class Study(Generic[C]):
     """The measurements below FOLDER/cells and the runs below FOLDER/runs.
 
     Attributes:
-      config: What all runs start from; its `optimizer.learning_rate` is None where each network takes its own.
+      config: What all runs start from; what each method or network has its own value for may be None.
       varied: The configuration with what the study varies.
       default: What the flags were given on top of.
       dataset: The real images.
@@ -166,7 +170,8 @@ def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str)
     if default.workdir is not None and given.workdir == default.workdir:
         name = prog.rpartition(".")[2]
         given = dataclasses.replace(given, workdir=default.workdir.with_name(f"{default.workdir.name}_{name}"))
-    varied = dataclasses.replace(experiment.resolve(given, default), optimizer=given.optimizer)
+    resolved = experiment.resolve(given, default)
+    varied = dataclasses.replace(resolved, **{name: getattr(given, name) for name in _OF_EACH_RUN})
     with Workdir(as_config(varied)) as workdir:
         _check_kind(workdir.path / "study.json", prog.split()[2])
         yield Study(varied, default, load_dataset(varied.data, varied.progress), workdir, [*prog.split(), *arguments])
@@ -174,7 +179,7 @@ def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str)
 
 def as_config(varied: Config) -> Config:
     """The configuration of a run, without what a study adds."""
-    return Config(**{field.name: getattr(varied, field.name) for field in dataclasses.fields(Config)})
+    return Config(**{field.name: getattr(varied, field.name) for field in dataclasses.fields(Config)} | {"runs": 1})
 
 
 def _check_kind(path: Path, module: str) -> None:

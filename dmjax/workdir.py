@@ -6,8 +6,7 @@ import fcntl
 from pathlib import Path
 from typing import Any
 
-from dmjax import config as configuration
-from dmjax import files, machine
+from dmjax import fields, files, machine
 from dmjax.config import Config, DistributedConfig
 from dmjax.data import Dataset
 from dmjax.errors import UserError
@@ -17,10 +16,10 @@ class Workdir:
     """Paths below WORKDIR; holds a lock on it while it is open."""
 
     def __init__(self, config: Config):
-        """Claims the folder for this configuration.
+        """Claims the folder for this fields.
 
         Raises:
-          UserError: it cannot be written, another process is at work in it, or it belongs to another configuration.
+          UserError: it cannot be written, another process is at work in it, or it belongs to another fields.
         """
         if config.workdir is None:
             raise UserError("no workdir: give --workdir FOLDER")
@@ -57,12 +56,12 @@ class Workdir:
 
     def _check_same(self, config: Config) -> None:
         try:
-            stored = configuration.from_dict(Config, self.stored["config"])
+            stored = fields.from_dict(Config, self.stored["config"])
         except (KeyError, TypeError, AttributeError, UserError) as error:
             raise UserError(
                 f"{self.config} is not the configuration of a run ({error}); choose another --workdir"
             ) from None
-        changed = configuration.differences(stored, config)
+        changed = fields.differences(stored, config)
         if changed:
             raise UserError(
                 f"{self.path} belongs to another configuration ({', '.join(changed)}); choose another --workdir, "
@@ -100,10 +99,10 @@ class Workdir:
 
 
 def is_of(folder: Path, config: Config) -> bool:
-    """Whether a run in this folder has this configuration."""
+    """Whether a run in this folder has this fields."""
     stored = files.read_json(folder / "config.json")
     try:
-        return not configuration.differences(configuration.from_dict(Config, stored["config"]), config)
+        return not fields.differences(fields.from_dict(Config, stored["config"]), config)
     except (KeyError, TypeError, AttributeError, UserError):
         return False
 
@@ -112,7 +111,7 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
     """Everything that a result depends on, as plain JSON values."""
     return {
         # The same wherever it is, and however many processes there are.
-        "config": configuration.to_dict(dataclasses.replace(config, workdir=None, distributed=DistributedConfig())),
+        "config": fields.to_dict(dataclasses.replace(config, workdir=None, distributed=DistributedConfig())),
         "dataset": {
             "name": dataset.name,
             "num_classes": dataset.num_classes,

@@ -15,9 +15,10 @@ import sys
 import numpy as np
 
 from dmjax import cli, networks, plots, study
-from dmjax.config import Config, NetworkConfig, flatten
+from dmjax.config import Config, NetworkConfig
 from dmjax.errors import UserError
 from dmjax.evaluate import evaluate, evaluate_random_real
+from dmjax.fields import flatten
 
 RANDOM = "random real"
 

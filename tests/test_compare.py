@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from dmjax import compare, published
+from dmjax import compare, experiment, published, study
 from dmjax.scores import scores
 
 SMALL = (
@@ -109,6 +109,22 @@ def test_the_runs_of_a_cell_are_those_of_their_seeds_and_other_settings_are_not_
     assert "another configuration (iterations: 4 -> 6)" in capsys.readouterr().err
     rows = json.loads((tmp_path / "j").read_text())["rows"]
     assert [row["ipc"] for row in rows] == [1]
+
+
+def test_each_method_has_its_own_defaults(tmp_path):
+    (tmp_path / "plain.py").write_text("import dmjax\n\ndef get_config():\n    return dmjax.Config(progress=False)\n")
+    flags = ["--config", str(tmp_path / "plain.py"), "--workdir", str(tmp_path / "all")]
+    with study.opened(compare.CompareConfig, flags, "python -m dmjax.compare", "") as opened:
+        assert opened.varied.runs == 5
+        runs = {name: experiment.resolve(compare._config(opened, name, 10, 3)) for name in ("dm", "dc", "dsa")}
+    assert {c.seed for c in runs.values()} == {3}
+    found = {name: (c.iterations, c.init, c.chunk, c.checkpoint.every) for name, c in runs.items()}
+    assert found == {
+        "dm": (20_000, "real", 10, 500),
+        "dc": (1000, "noise", 1, 10),
+        "dsa": (1000, "real", 1, 10),
+    }
+    assert [c.optimizer.learning_rate for c in runs.values()] == [1, 0.1, 0.1]
 
 
 @pytest.mark.parametrize(

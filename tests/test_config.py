@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from dmjax import config as configuration
-from dmjax import experiment, load_config
+from dmjax import experiment, fields, load_config
 from dmjax.config import Config, DataConfig
 from dmjax.errors import UserError
 
@@ -46,15 +46,15 @@ def test_the_papers_settings():
 
 def test_json_round_trip():
     config = load_config(ROOT / "experiments" / "tiny_imagenet.py")
-    assert configuration.from_dict(Config, configuration.to_dict(config)) == config
+    assert fields.from_dict(Config, fields.to_dict(config)) == config
     with pytest.raises(UserError, match="unknown field 'ipd'"):
-        configuration.from_dict(Config, {"ipd": 1})
+        fields.from_dict(Config, {"ipd": 1})
 
 
 def test_differences_name_fields_and_leave_out_what_is_not_part_of_the_run():
     old = Config()
     new = dataclasses.replace(old, ipc=1, workdir=Path("x"), progress=False, data=DataConfig(cache=Path("y")))
-    assert configuration.differences(old, new) == ["ipc: 10 -> 1"]
+    assert fields.differences(old, new) == ["ipc: 10 -> 1"]
 
 
 @pytest.mark.parametrize(
