@@ -2,7 +2,8 @@
 
 A draw picks one of the configured groups. Crop, flip, scale and rotate all become one affine resampling, colour
 three factors and cutout a box; what was not drawn is neutral. So every draw costs the same few passes over the
-images, under `vmap` as well, where a `switch` over the groups would compute all of them.
+images, under `vmap` as well, where a `switch` over the groups would compute all of them. Noise, which the authors of
+gradient matching use with batch norm, costs something only where a strategy names it.
 """
 
 import math
@@ -12,9 +13,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from dmjax.config import AUGMENTATIONS, AugmentConfig
+from dmjax.config import ALL_AUGMENTATIONS, AugmentConfig
 
-BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
+BRIGHTNESS, SATURATION, CONTRAST, NOISE = 1.0, 2.0, 0.5, 0.001
 CROP, CUTOUT, SCALE, ROTATE = 0.125, 0.5, 1.2, 15.0
 DRAWS = 3  # uniform numbers that a group needs at most
 
@@ -28,6 +29,7 @@ class Augmentation(NamedTuple):
       recolor: scalar, 1 where the three factors apply.
       factors: [3], brightness offset, saturation factor, contrast factor.
       box: [4], first and last + 1 row, first and last + 1 column that are set to zero.
+      noise: uint32 [2], 1 where noise is added and the seed of it; None where the strategy has none.
     """
 
     linear: jax.Array
@@ -35,6 +37,7 @@ class Augmentation(NamedTuple):
     recolor: jax.Array
     factors: jax.Array
     box: jax.Array
+    noise: jax.Array | None
 
 
 def groups(config: AugmentConfig) -> tuple[str, ...]:
@@ -59,8 +62,8 @@ def sample_each(key: jax.Array, config: AugmentConfig, image_shape: tuple[int, .
 
 
 def sample_group(key: jax.Array, config: AugmentConfig) -> jax.Array | None:
-    """Draws an index into `AUGMENTATIONS`, uniformly among the groups of the strategy."""
-    chosen = jnp.array([AUGMENTATIONS.index(g) for g in groups(config)], jnp.int32)
+    """Draws an index into `ALL_AUGMENTATIONS`, uniformly among the groups of the strategy."""
+    chosen = jnp.array([ALL_AUGMENTATIONS.index(g) for g in groups(config)], jnp.int32)
     return chosen[jax.random.randint(key, (), 0, len(chosen))] if len(chosen) else None
 
 
@@ -71,7 +74,7 @@ def parameters(
     if group is None:
         return None
     height, width = image_shape[:2]
-    is_group = {name: (group == i).astype(jnp.float32) for i, name in enumerate(AUGMENTATIONS)}
+    is_group = {name: (group == i).astype(jnp.float32) for i, name in enumerate(ALL_AUGMENTATIONS)}
 
     # Geometry, in the order (y, x). Every term is neutral unless its group was drawn.
     low, high = 1 / SCALE, SCALE
@@ -91,7 +94,10 @@ def parameters(
     start = _integer(u[:2], choices) - side // 2
     end = start + side * is_group["cutout"]  # an empty box otherwise
     box = jnp.stack([start[0], end[0], start[1], end[1]])
-    return Augmentation(linear, shift, is_group["color"], factors, box)
+    noise = None
+    if "noise" in groups(config):
+        noise = jnp.stack([is_group["noise"].astype(jnp.uint32), jax.lax.bitcast_convert_type(u[0], jnp.uint32)])
+    return Augmentation(linear, shift, is_group["color"], factors, box, noise)
 
 
 def _integer(u: jax.Array, n: jax.Array) -> jax.Array:
@@ -113,7 +119,11 @@ def apply(augmentation: Augmentation | None, images: jax.Array) -> jax.Array:
     columns = jnp.arange(images.shape[2], dtype=jnp.float32)[None, :]
     top, bottom, left, right = augmentation.box
     cut = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-    return jnp.where(cut[None, :, :, None], 0.0, images)
+    images = jnp.where(cut[None, :, :, None], 0.0, images)
+    if augmentation.noise is not None:
+        drawn, seed = augmentation.noise
+        images = images + NOISE * drawn.astype(jnp.float32) * jax.random.normal(jax.random.key(seed), images.shape)
+    return images
 
 
 def apply_each(augmentations: Augmentation | None, images: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from dmjax import cli, coreset, experiment, files, plots, published, study
-from dmjax.config import AUGMENTATIONS, CORESETS, DISTRIBUTION, GRADIENT, AugmentConfig, Config
+from dmjax.config import AUGMENTATIONS, CORESETS, DISTRIBUTION, GRADIENT, METHODS, AugmentConfig, Config
 from dmjax.errors import UserError, near_misses
 from dmjax.evaluate import evaluate, evaluate_whole
 from dmjax.fields import flatten
@@ -26,7 +26,6 @@ from dmjax.progress import progress_bar
 from dmjax.scores import Scores, scores
 from dmjax.study import Study
 
-METHODS = (*CORESETS, *GRADIENT, *DISTRIBUTION, "whole")
 _PAPERS_RUNS = 5
 _WITHOUT_FLIP = "_".join(group for group in AUGMENTATIONS if group != "flip")
 
@@ -143,9 +142,8 @@ def _measure(compare: Study[CompareConfig], method: str, ipc: int | None) -> Ite
         for run in runs:
             config = dataclasses.replace(compare.config, seed=compare.config.seed + run)
             measure = functools.partial(evaluate_whole, config, compare.dataset)
-            result = compare.cell(f"{method}/run_{run}", lambda measure=measure: measure().to_dict())
-            making = result and (result["seconds"] - result["compile_seconds"]) / len(result["values"])
-            yield result and {**result, "making": making}
+            result = compare.accuracy(f"{method}/run_{run}", measure)
+            yield result and {**result, "making": result["training_seconds"] / len(result["values"])}
         return
     sets = compare.condense_together(
         {f"{method}/ipc_{ipc}/run_{run}": _config(compare, method, ipc, run) for run in runs}
@@ -163,7 +161,7 @@ def _measure(compare: Study[CompareConfig], method: str, ipc: int | None) -> Ite
             description=name,
             **flatten(compare.config.evaluation),
         )
-        result = compare.cell(f"{name}/accuracy", lambda measure=measure: measure().to_dict())
+        result = compare.accuracy(f"{name}/accuracy", measure)
         made = compare.cell(f"{name}/condense", dict)
         yield result and made and {**result, "making": made["condense_seconds"]}
 

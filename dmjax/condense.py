@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import itertools
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from dmjax.data import load as load_dataset
 from dmjax.errors import NonFiniteLoss, UserError
 from dmjax.evaluate import Accuracy, evaluate, evaluate_random_real, evaluate_whole
 from dmjax.fields import flatten
-from dmjax.record import Result
+from dmjax.record import Clock, Result
 from dmjax.workdir import Workdir
 
 # What may differ between the processes of one run.
@@ -48,6 +47,8 @@ def condense(config: Config) -> SyntheticSet:
 def condense_runs(config: Config) -> list[SyntheticSet]:
     """Condenses `config.runs` sets with consecutive seeds, as one program; otherwise as `condense`."""
     config = _joined(experiment.resolve(config))
+    if config.method == "whole":
+        raise UserError("method whole makes no set; dmjax.evaluate.evaluate_whole trains on all images")
     configs = experiment.runs(config)
     with processes.watched(), _workdirs(configs) as workdirs, signals.handled():
         results = loop.run_together(configs, _load(config), workdirs)
@@ -97,7 +98,7 @@ def _main(arguments: list[str]) -> None:
     config = _joined(experiment.resolve(config, default))
     configs = experiment.runs(config)
     with processes.watched(), _workdirs(configs) as workdirs:
-        finished = [_finished(workdir) if workdir else None for workdir in workdirs]
+        finished = [_finished(workdir, config.method) if workdir else None for workdir in workdirs]
         missing = ~processes.from_first(np.array([results is not None for results in finished]))
         for workdir in itertools.compress(workdirs, ~missing):
             if workdir:
@@ -105,15 +106,16 @@ def _main(arguments: list[str]) -> None:
         chosen = list(itertools.compress(configs, missing)), list(itertools.compress(workdirs, missing))
         made, failures = _run(*chosen) if missing.any() else ([], [])
     results = [results for results in (*finished, *made) if results]
-    if processes.is_first() and results:
+    if results:  # which the first process has
         _report(config, sorted(results, key=lambda r: r["seed"]))
     for failure in failures:
         raise failure
 
 
-def _finished(workdir: Workdir) -> dict[str, Any] | None:
-    """The results of a run that is finished and whole; a set that is not is made again from the last checkpoint."""
-    results = files.read_json(workdir.results) if artifacts.is_readable(workdir.synthetic) else None
+def _finished(workdir: Workdir, method: str) -> dict[str, Any] | None:
+    """The results of a run that is finished; a set that is damaged is made again from the last checkpoint."""
+    made = method == "whole" or artifacts.is_readable(workdir.synthetic)
+    results = files.read_json(workdir.results) if made else None
     return results if isinstance(results, dict) and "accuracy" in results else None
 
 
@@ -126,41 +128,50 @@ def _run(
         config.evaluation.random_real and config.init != "real" and config.method not in CORESETS
     ):  # say so before condensing rather than after
         coreset.check(dataset, config.ipc, "compare with none by --evaluation.random-real false")
-    results = loop.run_together(configs, dataset, workdirs)
+    whole = config.method == "whole"
+    results = [None] * len(configs) if whole else loop.run_together(configs, dataset, workdirs)
     processes.stop()
     written = [
         _evaluate(config, dataset, workdir, result)
         for config, workdir, result in zip(configs, workdirs, results, strict=True)
-        if workdir is not None and isinstance(result, Result)
+        if workdir is not None and not isinstance(result, NonFiniteLoss)
     ]
     return written, [result for result in results if isinstance(result, NonFiniteLoss)]
 
 
-def _evaluate(config: Config, dataset: Dataset, workdir: Workdir, made: Result) -> dict[str, Any]:
-    """Evaluates a set, and writes and returns what results.json holds."""
-    synthetic, clock = made
-    start, compiled = time.perf_counter(), compilation.seconds()
-    accuracies: dict[str, Accuracy | None] = {
-        "synthetic": evaluate(
-            synthetic, dataset, seed=config.seed, progress=config.progress, description="synthetic images"
-        ),
-        "random_real": evaluate_random_real(config, dataset, config.ipc) if config.evaluation.random_real else None,
-        "whole_dataset": evaluate_whole(config, dataset) if config.evaluation.whole_dataset else None,
-    }
-    compiling = compilation.seconds() - compiled
+def _evaluate(config: Config, dataset: Dataset, workdir: Workdir, made: Result | None) -> dict[str, Any]:
+    """Evaluates a set, or the whole training set; writes and returns what results.json holds."""
+    compiled, kept = compilation.seconds(), workdir.evaluations
+    accuracies: dict[str, Accuracy | None] = dict.fromkeys(("synthetic", "random_real", "whole_dataset"))
+    if made is not None:
+        accuracies["synthetic"] = evaluate(
+            made.synthetic,
+            dataset,
+            seed=config.seed,
+            progress=config.progress,
+            description="synthetic images",
+            kept=kept / "synthetic.json",
+        )
+        if config.evaluation.random_real:
+            accuracies["random_real"] = evaluate_random_real(config, dataset, config.ipc, kept / "random_real.json")
+    if config.evaluation.whole_dataset or made is None:
+        workdir.describe(config, dataset)
+        accuracies["whole_dataset"] = evaluate_whole(config, dataset, kept / "whole_dataset.json")
+    clock = made.clock if made else Clock()
+    iterations = made.synthetic.metadata["iterations"] if made else 0
     results = {
         "dataset": dataset.name,
         "method": config.method,
         "network": dataclasses.asdict(config.network),
-        "ipc": config.ipc,
-        "iterations": synthetic.metadata["iterations"],
+        "ipc": config.ipc if made else None,
+        "iterations": iterations,
         "seed": config.seed,
         "seconds": {
             "condense": clock.condense,
-            "evaluate": time.perf_counter() - start - compiling,
-            "compile": clock.compile + compiling,
+            "evaluate": sum(accuracy.training_seconds for accuracy in accuracies.values() if accuracy),
+            "compile": clock.compile + compilation.seconds() - compiled,
         },
-        "iterations_per_second": synthetic.metadata["iterations"] / clock.condense,
+        "iterations_per_second": iterations / clock.condense if iterations else 0.0,
         "accuracy": {name: accuracy and accuracy.to_dict() for name, accuracy in accuracies.items()},
     }
     files.write_json(workdir.results, results)
@@ -179,13 +190,18 @@ def _report(config: Config, results: list[dict[str, Any]]) -> None:
         "seed": [r["seed"] for r in results],
         "seconds": {name: sum(r["seconds"][name] for r in results) for name in results[0]["seconds"]},
         "accuracy": {
-            name: first and Accuracy.of(v for r in results for v in r["accuracy"][name]["values"]).to_dict()
+            name: first and _pooled([r["accuracy"][name] for r in results]).to_dict()
             for name, first in results[0]["accuracy"].items()
         },
     }
     files.write_json(config.workdir / "runs.json", pooled)
     print(_table(pooled))
     print(f"files: {config.workdir}/  (runs.json, and for every seed seed_*/: {contents})")
+
+
+def _pooled(accuracies: Sequence[dict[str, Any]]) -> Accuracy:
+    values = [value for accuracy in accuracies for value in accuracy["values"]]
+    return Accuracy.of(values, sum(accuracy["training_seconds"] for accuracy in accuracies))
 
 
 def _table(results: dict[str, Any]) -> str:
@@ -197,9 +213,10 @@ def _table(results: dict[str, Any]) -> str:
         "whole_dataset": "whole training set",
     }
     images = {"synthetic": results["ipc"], "random_real": results["ipc"], "whole_dataset": "all"}
-    made = f"{results['iterations']} iterations" if results["iterations"] else "chosen"
+    made = f"{results['iterations']} iterations in" if results["iterations"] else "chosen in"
+    made = made if results["ipc"] else "nothing to make,"
     lines = [
-        f"{results['dataset']}, {results['method']}, {made} in {seconds['condense']:.1f} s "
+        f"{results['dataset']}, {results['method']}, {made} {seconds['condense']:.1f} s "
         f"(+ {seconds['compile']:.1f} s to compile, {seconds['evaluate']:.1f} s to evaluate)",
         f"{'training images':<20} {'per class':>9}   test accuracy",
     ]

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 AUGMENTATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+ALL_AUGMENTATIONS = (*AUGMENTATIONS, "noise")
+"""Those of DSA, and that of DC's evaluation of networks with batch norm."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ class AugmentConfig:
     """Differentiable Siamese augmentation (Zhao & Bilen 2021)."""
 
     strategy: str = "_".join(AUGMENTATIONS)
-    """The groups to draw from, joined by '_'; 'none' for no augmentation. Leave flip out for digits."""
+    """The groups to draw from, joined by '_', all but noise; 'none' for no augmentation. Leave flip out for digits."""
     align_corners: bool = True
     """How scale and rotate place the image in [-1, 1]; it only makes a difference to images that are not square."""
 
@@ -126,8 +128,12 @@ class EvaluationConfig:
 
     networks: int = 20
     """How many networks, each with its own initialisation."""
-    epochs: int = 1000
-    """Passes over the small set; the learning rate drops to a tenth after the middle one."""
+    epochs: int | None = None
+    """Passes over the small set; the learning rate falls to a tenth after the middle one. By default 1000, 300 for dc
+    where nothing is augmented."""
+    strategy: str | None = None
+    """Augmentation of the training images; by default --augment.strategy, for dc what its authors use:
+    crop_scale_rotate on MNIST, crop_noise with batch norm, else none."""
     every: int = 0
     """Also evaluate every so many iterations while condensing; 0: only at the end."""
     batch_size: int = 256
@@ -184,8 +190,9 @@ class Config:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
-    method: Literal["dm", "dc", "dsa", "random", "herding", "kcenter", "forgetting"] = "dm"
-    """dm: distribution matching; dc, dsa: gradient matching, dsa with augmentation; the others choose real images."""
+    method: Literal["dm", "dc", "dsa", "random", "herding", "kcenter", "forgetting", "whole"] = "dm"
+    """dm: distribution matching; dc, dsa: gradient matching, dsa with augmentation; random to forgetting choose real
+    images; whole makes no set, but trains networks on all of them, as the upper bound."""
     ipc: int = 10
     """Synthetic images per class."""
     iterations: int | None = None
@@ -273,6 +280,7 @@ class BenchmarkConfig:
 
 
 DISTRIBUTION, GRADIENT, CORESETS = ("dm",), ("dc", "dsa"), ("random", "herding", "kcenter", "forgetting")
+METHODS = (*CORESETS, *GRADIENT, *DISTRIBUTION, "whole")
 """The methods, by what they do."""
 
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -34,24 +33,32 @@ from dmjax.training import Examples, Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """Test accuracies in [0, 1]: mean and population standard deviation over networks, and each one's value."""
+    """Test accuracies in [0, 1].
+
+    Attributes:
+      mean: Over networks.
+      std: The population standard deviation.
+      values: Of each network.
+      training_seconds: To train and test them all, over all starts, without compilation.
+    """
 
     mean: float
     std: float
     values: tuple[float, ...]
+    training_seconds: float = 0.0
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> "Accuracy":
+    def of(cls, values: Iterable[float], seconds: float = 0.0) -> "Accuracy":
         """That of networks with these accuracies."""
         values = tuple(values)
-        return cls(float(np.mean(values)), float(np.std(values)), values)
+        return cls(float(np.mean(values)), float(np.std(values)), values, seconds)
 
     def __str__(self) -> str:
         return f"{100 * self.mean:.1f} +- {100 * self.std:.1f} %"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"mean": self.mean, "std": self.std, "values": list(self.values)}
+        return {**dataclasses.asdict(self), "values": list(self.values)}
 
 
 def evaluate(
@@ -63,6 +70,7 @@ def evaluate(
     seed: int = 0,
     progress: bool = True,
     description: str = "evaluating",
+    kept: Path | None = None,
     **evaluation: Any,
 ) -> Accuracy:
     """Trains networks on the synthetic set and tests them on the data set's test images.
@@ -75,55 +83,44 @@ def evaluate(
       seed: Of initialisations, order and augmentation.
       progress: Show a progress bar.
       description: Of the progress bar.
+      kept: A file, of this evaluation alone, in which every network's accuracy is kept: what is there is not measured
+        again.
       **evaluation: Fields of `EvaluationConfig`, such as networks=3 and epochs=300; by default those of the run.
     """
     made_by = _config_of(synthetic)
+    if augment is not None:
+        made_by = dataclasses.replace(made_by, augment=augment)
+        evaluation = {"strategy": augment.strategy, **evaluation}
     try:
         recipe = dataclasses.replace(made_by.evaluation, **evaluation)
     except TypeError as error:
         raise UserError(f"evaluate: {error}") from None
-    experiment.resolve(dataclasses.replace(made_by, evaluation=recipe))
-    dataset = dataset or load_dataset(made_by.data, progress)
+    config = experiment.resolve(dataclasses.replace(made_by, evaluation=recipe))
+    config = dataclasses.replace(config, network=network or config.network, seed=seed, progress=progress)
+    dataset = dataset or load_dataset(config.data, progress)
     check_fits(synthetic, dataset)
-    return _evaluate(
-        [_place(synthetic)] * recipe.networks,
-        training.test_examples(dataset.test_images, dataset.test_labels, synthetic.mean, synthetic.std),
-        networks.create(network or made_by.network, dataset.num_classes, dataset.image_shape),
-        training.make_recipe(recipe, augment or made_by.augment),
-        recipe.epochs,
-        seed,
-        progress_bar(None, description, progress, recipe.networks),
-    )
+    sets = [_place(synthetic)] * recipe.networks
+    moments = synthetic.mean, synthetic.std
+    return _evaluate(config, dataset, moments, sets, config.evaluation.epochs, description, kept)
 
 
-def evaluate_random_real(config: Config | EvaluateConfig, dataset: Dataset, ipc: int) -> Accuracy:
-    """The same for `ipc` random real images per class, drawn anew for every network."""
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), config.evaluation.networks)
-    draws = (coreset.random(dataset, ipc, key) for key in keys)
-    sets = (_place(artifacts.from_pixels(d, dataset.mean, dataset.std, dataset.class_names)) for d in draws)
-    return _evaluate_real(config, dataset, sets, config.evaluation.epochs, "random real images")
-
-
-def evaluate_whole(config: Config | EvaluateConfig, dataset: Dataset) -> Accuracy:
-    """The same for the whole training set: the upper bound."""
-    images, labels = dataset.flat()
-    whole = _place(SyntheticSet(images, labels, dataset.mean, dataset.std, dataset.class_names))
-    sets = [whole] * config.evaluation.networks
-    return _evaluate_real(config, dataset, sets, config.evaluation.whole_epochs, "whole training set")
-
-
-def _evaluate_real(
-    config: Config | EvaluateConfig, dataset: Dataset, sets: Iterable[Examples], epochs: int, description: str
+def evaluate_random_real(
+    config: Config | EvaluateConfig, dataset: Dataset, ipc: int, kept: Path | None = None
 ) -> Accuracy:
-    return _evaluate(
-        sets,
-        training.test_examples(dataset.test_images, dataset.test_labels, dataset.mean, dataset.std),
-        networks.create(config.network, dataset.num_classes, dataset.image_shape),
-        training.make_recipe(config.evaluation, config.augment),
-        epochs,
-        config.seed,
-        progress_bar(None, description, config.progress, config.evaluation.networks),
-    )
+    """The same for `ipc` random real images per class, drawn anew for every network; `config` is resolved."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), config.evaluation.networks)
+    moments = dataset.mean, dataset.std
+    draws = (coreset.random(dataset, ipc, key) for key in keys)
+    sets = (_place(artifacts.from_pixels(draw, *moments, dataset.class_names)) for draw in draws)
+    return _evaluate(config, dataset, moments, sets, config.evaluation.epochs, "random real images", kept)
+
+
+def evaluate_whole(config: Config | EvaluateConfig, dataset: Dataset, kept: Path | None = None) -> Accuracy:
+    """The same for the whole training set: the upper bound."""
+    moments = dataset.mean, dataset.std
+    whole = _place(SyntheticSet(*dataset.flat(), *moments, dataset.class_names))
+    sets = [whole] * config.evaluation.networks
+    return _evaluate(config, dataset, moments, sets, config.evaluation.whole_epochs, "whole training set", kept)
 
 
 def _place(small: SyntheticSet) -> Examples:
@@ -131,19 +128,44 @@ def _place(small: SyntheticSet) -> Examples:
 
 
 def _evaluate(
-    sets: Iterable[Examples], test: Examples, network: nn.Module, recipe: Recipe, epochs: int, seed: int, bar: Any
+    config: Config | EvaluateConfig,
+    dataset: Dataset,
+    moments: tuple[np.ndarray, np.ndarray],
+    sets: Iterable[Examples],
+    epochs: int,
+    description: str,
+    kept: Path | None,
 ) -> Accuracy:
     """Trains one network on every set, all with the same compiled programs."""
-    key = jax.random.fold_in(jax.random.key(seed), 3)  # 0 and 1 belong to condensing, 2 to random real images
-    values: list[float] = []
-    with bar:
+    test = training.test_examples(dataset.test_images, dataset.test_labels, *moments)
+    network = networks.create(config.network, dataset.num_classes, dataset.image_shape)
+    recipe = training.make_recipe(config.evaluation, config.augment)
+    key = jax.random.fold_in(jax.random.key(config.seed), 3)  # 0 and 1 belong to condensing, 2 to random real images
+    entries = _read_kept(kept)[: config.evaluation.networks]
+    with progress_bar(None, description, config.progress, config.evaluation.networks, initial=len(entries)) as bar:
         for i, examples in enumerate(sets):
+            if i < len(entries):
+                continue
+            start, compiled = time.perf_counter(), compilation.seconds()
             on_progress = _fraction_of_one(bar, len(examples.labels), recipe, epochs)
             variables = training.train(network, recipe, jax.random.fold_in(key, i), examples, epochs, on_progress)
-            values.append(training.accuracy(network, variables, test))
+            accuracy = training.accuracy(network, variables, test)
+            seconds = time.perf_counter() - start - (compilation.seconds() - compiled)
+            entries.append({"accuracy": accuracy, "seconds": seconds})
+            if kept is not None:
+                files.write_json(kept, entries)
             bar.n = i + 1
-            bar.set_postfix(accuracy=f"{100 * np.mean(values):.1f}%")
-    return Accuracy.of(values)
+            bar.set_postfix(accuracy=f"{100 * np.mean([entry['accuracy'] for entry in entries]):.1f}%")
+    return Accuracy.of((entry["accuracy"] for entry in entries), sum(entry["seconds"] for entry in entries))
+
+
+def _read_kept(path: Path | None) -> list[dict[str, float]]:
+    """The accuracies and seconds of the networks that were measured; none where the file is missing or damaged."""
+    try:
+        entries = files.read_json(path) if path is not None else None
+        return [{name: float(entry[name]) for name in ("accuracy", "seconds")} for entry in entries or []]
+    except (UserError, TypeError, KeyError, ValueError):
+        return []
 
 
 def _fraction_of_one(bar: Any, n: int, recipe: Recipe, epochs: int) -> Callable[[int], None]:
@@ -246,7 +268,10 @@ def _measure(config: EvaluateConfig, synthetic: SyntheticSet | None, dataset: Da
 
 
 def _like_run(config: Config, synthetic: Path | None) -> EvaluateConfig:
-    return EvaluateConfig(config.data, config.network, config.augment, config.evaluation, synthetic)
+    recipe = experiment.resolve(config).evaluation  # what the method has its own value for is written out
+    augment = dataclasses.replace(config.augment, strategy=recipe.strategy)
+    recipe = dataclasses.replace(recipe, strategy=None)  # so that --augment.strategy is heard
+    return EvaluateConfig(config.data, config.network, augment, recipe, synthetic)
 
 
 cli.make_callable(__name__)

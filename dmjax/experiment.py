@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dmjax import cli, networks
-from dmjax.config import AUGMENTATIONS, METHOD_DEFAULTS, Config, EvaluateConfig, OptimizerConfig
+from dmjax.config import ALL_AUGMENTATIONS, METHOD_DEFAULTS, Config, EvaluateConfig, OptimizerConfig
 from dmjax.errors import UserError, near_misses
 from dmjax.fields import fill, flatten
 
@@ -112,11 +112,11 @@ def validate(config: Config | EvaluateConfig) -> None:
     for name in ("seed", "pretrained.seed"):
         if values.get(name, 0) + values.get("runs", 1) - 1 >= 2**32:
             raise UserError(f"{name} must be below 2**32, not {values[name]}")
-    strategy = config.augment.strategy
-    for group in [] if strategy == "none" else strategy.split("_"):
-        if group not in AUGMENTATIONS:
-            hint = near_misses(group, [*AUGMENTATIONS, "none"])
-            raise UserError(f"augment.strategy: unknown group {group!r}; {hint}")
+    for name in ("augment.strategy", "evaluation.strategy"):
+        for group in [] if values[name] in (None, "none") else values[name].split("_"):
+            if group not in ALL_AUGMENTATIONS:
+                hint = near_misses(group, [*ALL_AUGMENTATIONS, "none"])
+                raise UserError(f"{name}: unknown group {group!r}; {hint}")
 
 
 def _validate_embedding(config: Config) -> None:
@@ -143,6 +143,17 @@ def _check_types(config: Any, prefix: str = "") -> None:
                 _check_types(value, f"{prefix}{name}.")
 
 
+def _strategy(config: Config | EvaluateConfig) -> str:
+    """What augments the images on which networks are trained; that of dc is from its authors' code."""
+    if config.evaluation.strategy is not None:
+        return config.evaluation.strategy
+    if not isinstance(config, Config) or config.method != "dc":
+        return config.augment.strategy
+    if config.data.name == "mnist":
+        return "crop_scale_rotate"
+    return "crop_noise" if config.network.norm == "batch" else "none"
+
+
 def resolve(config: R, default: R | None = None) -> R:
     """Checks a configuration and writes it out: the network's options, and data paths that mean the same anywhere.
 
@@ -163,6 +174,11 @@ def resolve(config: R, default: R | None = None) -> R:
         # A coreset has no iterations; whatever the fields say, it is the same.
         defaults = METHOD_DEFAULTS.get(config.method, METHOD_DEFAULTS["dm"])
         config = fill(config, {"optimizer.learning_rate": networks.condensing_rate(config.network)} | defaults)
+    evaluation = dataclasses.replace(config.evaluation, strategy=_strategy(config))
+    if evaluation.epochs is None:
+        plain = getattr(config, "method", None) == "dc" and evaluation.strategy == "none"
+        evaluation = dataclasses.replace(evaluation, epochs=300 if plain else 1000)
+    config = dataclasses.replace(config, evaluation=evaluation)
     validate(config)
     data = config.data
     data = dataclasses.replace(

@@ -18,7 +18,7 @@ from dmjax.errors import NonFiniteLoss
 from dmjax.parallel import ClassSharding
 from dmjax.progress import progress_bar
 from dmjax.record import Clock, Record, Result
-from dmjax.step import Chunks, State, init_state, make_chunk
+from dmjax.step import Chunks, Problem, State, init_state, make_chunk
 from dmjax.workdir import Workdir
 
 
@@ -100,18 +100,19 @@ class _Programs:
     def __init__(self, config: Config, dataset: Dataset):
         self.config, self.dataset = config, dataset
         self.sharding = ClassSharding(dataset.num_classes)
-        self.network, self.whole = objectives.make_network(config, dataset.num_classes, dataset.image_shape)
+        network, self.whole = objectives.make_network(config, dataset.num_classes, dataset.image_shape)
         if self.whole:
             memory.check_whole(config)
         self.trained = processes.together(lambda: _trained(config, dataset))
-        self.optimizer = optimizer.create(config.optimizer)
+        optim = optimizer.create(config.optimizer)
+        self.problem = Problem(network, optim, config, dataset.mean, dataset.std, dataset.num_classes)
         self._chunks: Chunks | None = None
         self._compiled: dict[tuple[int, int], Any] = {}
 
     def first_state(self, seed: int) -> State:
         """The state before the first iteration, on the host."""
         images = _first_images(self.config, self.dataset, jax.random.fold_in(jax.random.key(seed), 0))
-        return jax.device_get(init_state(self.optimizer, images))
+        return jax.device_get(init_state(self.problem.optimizer, images))
 
     def key(self, seed: int) -> jax.Array:
         """The key from which all randomness of the iterations is folded."""
@@ -143,9 +144,8 @@ class _Programs:
         return self._compiled[wanted]
 
     def _compile(self, length: int, keys: jax.Array, states: Sequence[State], chunks: Chunks) -> Any:
-        mean, std, classes = self.dataset.mean, self.dataset.std, self.dataset.num_classes
-        step = objectives.make_step(self.network, self.optimizer, self.config, mean, std, chunks, classes)
-        return self.sharding.compile(make_chunk(step, length), keys, states, *self.arguments)
+        program = make_chunk(objectives.make_step(self.problem, chunks), length)
+        return self.sharding.compile(program, keys, states, *self.arguments)
 
     def _limit(self) -> float:
         return float(processes.from_all(memory.limit(self.config)).min())

@@ -102,7 +102,8 @@ class Record:
             synthetic.save_picture(path)
             self._metrics.picture(self.done, np.asarray(synthetic.picture()))
         if accuracy and self.done not in self._metrics.evaluated:
-            reached = evaluate(synthetic, self._dataset, seed=self.config.seed, progress=self.config.progress)
+            kept, config = self._workdir.evaluations / f"{self.done:06d}.json", self.config
+            reached = evaluate(synthetic, self._dataset, seed=config.seed, progress=config.progress, kept=kept)
             self._metrics.write(self.done, accuracy_mean=reached.mean, accuracy_std=reached.std)
 
     def finish(self, images: np.ndarray) -> Result:

@@ -8,12 +8,14 @@ the devices nor an interruption change a run.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from dmjax import sampling
+from dmjax.config import Config
 
 CLASSES, DEVICES = "classes", "devices"  # names of the mapped axes
 
@@ -58,6 +60,26 @@ class Chunks(NamedTuple):
     classes: int | None = None
     real: int | None = None
     synthetic: int | None = None
+
+
+class Problem(NamedTuple):
+    """What an iteration is made from; it does not change in a run.
+
+    Attributes:
+      network: Embeds or classifies the images; its parameters are drawn anew in every iteration.
+      optimizer: Of the synthetic images.
+      config: Of the run.
+      mean: float32 [D], of pixels / 255.
+      std: float32 [D], of pixels / 255.
+      num_classes: C, of all devices together.
+    """
+
+    network: nn.Module
+    optimizer: optax.GradientTransformation
+    config: Config
+    mean: np.ndarray
+    std: np.ndarray
+    num_classes: int
 
 
 Step = Callable[..., tuple[State, jax.Array]]

@@ -23,6 +23,7 @@ from dmjax.config import CORESETS, Config
 from dmjax.data import Dataset
 from dmjax.data import load as load_dataset
 from dmjax.errors import NonFiniteLoss, UserError
+from dmjax.evaluate import Accuracy
 from dmjax.workdir import Workdir, is_of
 
 C = TypeVar("C", bound=Config)
@@ -70,6 +71,11 @@ class Study(Generic[C]):
         path = self._path(name)
         stored = _read(path)
         return stored if stored is not None else self._measure([name], lambda: [measure()])[0]
+
+    def accuracy(self, name: str, measure: Callable[..., Accuracy]) -> dict[str, Any] | None:
+        """The same for an accuracy; `measure(kept=FILE)` goes on with the networks that FILE already has."""
+        kept = self._path(name).with_suffix(".networks.json")
+        return self.cell(name, lambda: measure(kept=kept).to_dict())
 
     def _measure(
         self, names: Sequence[str], measure: Callable[[], Sequence[dict[str, Any] | Exception]]
@@ -145,7 +151,8 @@ class Study(Generic[C]):
 
     def finish(self, results: dict[str, Any], table: str) -> None:
         """Prints the table, writes it and the results, and raises a `UserError` where something failed."""
-        seconds = sum((_read(path) or {"seconds": 0})["seconds"] for path in (self.folder / "cells").rglob("*.json"))
+        cells = [_read(path) for path in (self.folder / "cells").rglob("*.json")]
+        seconds = sum(cell["seconds"] for cell in cells if cell is not None)
         about = {"command": shlex.join(self._command), **self._workdir.describe(self.config, self.dataset)}
         about["config"] = {k: v for k, v in about["config"].items() if k != "data"}  # its paths say nothing elsewhere
         files.write_json(self.folder / "results.json", {**results, "seconds": seconds, "about": about})
@@ -170,6 +177,8 @@ def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str)
     if default.workdir is not None and given.workdir == default.workdir:
         name = prog.rpartition(".")[2]
         given = dataclasses.replace(given, workdir=default.workdir.with_name(f"{default.workdir.name}_{name}"))
+    if given.runs != 1 and "runs" not in kind.__annotations__:
+        raise UserError("--runs is for dmjax.condense and dmjax.compare; a study makes one set of each")
     resolved = experiment.resolve(given, default)
     varied = dataclasses.replace(resolved, **{name: getattr(given, name) for name in _OF_EACH_RUN})
     with Workdir(as_config(varied)) as workdir:

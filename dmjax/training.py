@@ -4,6 +4,7 @@ SGD with momentum and weight decay on all parameters, one augmentation group per
 learning rate that drops to a tenth after the middle epoch (where the momentum is cleared too, as in the authors' code).
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -79,6 +80,8 @@ class TrainState(NamedTuple):
 
 def make_recipe(config: EvaluationConfig, augmentation: AugmentConfig) -> Recipe:
     """The recipe by which the papers evaluate: Zhao & Bilen, section 3.1, and the authors' code."""
+    if config.strategy is not None:
+        augmentation = dataclasses.replace(augmentation, strategy=config.strategy)
     return Recipe(config.learning_rate, config.momentum, config.weight_decay, config.batch_size, augmentation)
 
 

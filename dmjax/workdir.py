@@ -28,6 +28,7 @@ class Workdir:
         self.synthetic = self.path / "synthetic.npz"
         self.results = self.path / "results.json"
         self.checkpoints = self.path / "checkpoints"
+        self.evaluations = self.path / "evaluations"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")

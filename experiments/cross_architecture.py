@@ -10,6 +10,7 @@ ConvNet / AlexNet / VGG11 / ResNet18.
 """
 
 import dataclasses
+import functools
 import sys
 
 import numpy as np
@@ -61,23 +62,22 @@ def _main(arguments: list[str]) -> None:
         if config.evaluation.random_real:
             for name in test:
                 of_network = dataclasses.replace(config, network=network(name))
-                measure = lambda of_network=of_network: evaluate_random_real(of_network, dataset, config.ipc)  # noqa: E731
-                found[RANDOM, name] = cross.cell(f"random/{name}", lambda m=measure: m().to_dict())
+                measure = functools.partial(evaluate_random_real, of_network, dataset, config.ipc)
+                found[RANDOM, name] = cross.accuracy(f"random/{name}", measure)
         for learned in learn:
             synthetic = cross.condense(learned, dataclasses.replace(config, network=network(learned)))
             for name in test if synthetic else ():
-                found[learned, name] = cross.cell(
-                    f"{learned}/{name}",
-                    lambda synthetic=synthetic, name=name: evaluate(
-                        synthetic,
-                        dataset,
-                        network=network(name),
-                        seed=config.seed,
-                        progress=config.progress,
-                        description=name,
-                        **flatten(config.evaluation),
-                    ).to_dict(),
+                measure = functools.partial(
+                    evaluate,
+                    synthetic,
+                    dataset,
+                    network=network(name),
+                    seed=config.seed,
+                    progress=config.progress,
+                    description=name,
+                    **flatten(config.evaluation),
                 )
+                found[learned, name] = cross.accuracy(f"{learned}/{name}", measure)
         rows = [row for row in (RANDOM, *learn) if any(r == row for r, _ in found)]
         table = [[row, *(study.percent(found.get((row, name))) for name in test)] for row in rows]
         means = [[100 * (found.get((row, name)) or {"mean": np.nan})["mean"] for name in test] for row in rows]

@@ -8,6 +8,7 @@ Expected (paper, CIFAR-10): all groups are close to each other, and random netwo
 """
 
 import dataclasses
+import functools
 import itertools
 import sys
 
@@ -49,12 +50,10 @@ def _main(arguments: list[str]) -> None:
                 rows.append([name, "0", "no such network"])
                 continue
             synthetic = embeddings.condense(name, dataclasses.replace(config, embedding=embedding))
-            found[name] = synthetic and embeddings.cell(
-                f"{name}/accuracy",
-                lambda synthetic=synthetic: evaluate(
-                    synthetic, embeddings.dataset, seed=config.seed, progress=config.progress
-                ).to_dict(),
+            measure = functools.partial(
+                evaluate, synthetic, embeddings.dataset, seed=config.seed, progress=config.progress
             )
+            found[name] = synthetic and embeddings.accuracy(f"{name}/accuracy", measure)
             rows.append([name, str(states or "fresh"), study.percent(found[name])])
         embeddings.finish({"groups": found}, study.markdown(["validation accuracy", "networks", "test accuracy"], rows))
 

@@ -10,6 +10,7 @@ Expected on CIFAR-10 (paper): 67.0 / 71.2 / 76.1 / 79.8 / 80.8 % at 100 / 200 / 
 """
 
 import dataclasses
+import functools
 import sys
 from typing import Any
 
@@ -46,20 +47,15 @@ def _main(arguments: list[str]) -> None:
             raise UserError("sizes must be images per class, at least 1")
         larger.check(dataclasses.replace(config, ipc=max(sizes)))
         coreset.check(dataset, max(sizes), "lower the largest of --sizes")
-        whole = larger.cell("whole", lambda: evaluate_whole(config, dataset).to_dict())
+        whole = larger.accuracy("whole", functools.partial(evaluate_whole, config, dataset))
         found: dict[tuple[str, int], dict[str, Any] | None] = {}
         for size in sizes:
-            found[RANDOM, size] = larger.cell(
-                f"ipc_{size}/random", lambda size=size: evaluate_random_real(config, dataset, size).to_dict()
-            )
+            measure = functools.partial(evaluate_random_real, config, dataset, size)
+            found[RANDOM, size] = larger.accuracy(f"ipc_{size}/random", measure)
             synthetic = larger.condense(f"ipc_{size}", dataclasses.replace(config, ipc=size))
             if synthetic is not None:
-                found[CONDENSED, size] = larger.cell(
-                    f"ipc_{size}/condensed",
-                    lambda synthetic=synthetic: evaluate(
-                        synthetic, dataset, seed=config.seed, progress=config.progress
-                    ).to_dict(),
-                )
+                measure = functools.partial(evaluate, synthetic, dataset, seed=config.seed, progress=config.progress)
+                found[CONDENSED, size] = larger.accuracy(f"ipc_{size}/condensed", measure)
         rows = [[str(size), *(study.percent(found.get((of, size))) for of in (CONDENSED, RANDOM))] for size in sizes]
         table = study.markdown(["images per class", CONDENSED, RANDOM], [*rows, ["all", study.percent(whole), ""]])
         _plot(larger.folder / "larger_sets.png", found, whole, sizes, dataset.name)

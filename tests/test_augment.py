@@ -162,3 +162,19 @@ def test_vmap_over_classes_costs_no_more_than_each_class_alone(rng):
     alone = jax.jit(one).lower(keys[0], x).compile().cost_analysis()["flops"]
     together = jax.jit(jax.vmap(one)).lower(keys, classes).compile().cost_analysis()["flops"]
     assert together < 1.5 * 6 * alone
+
+
+def test_noise_is_drawn_only_where_a_strategy_names_it(rng):
+    """A thousandth in standard deviation, differentiable, another for every image."""
+    x = images_of(rng, (16, 16, 3), n=8)
+    noise = AugmentConfig("noise")
+    assert augment.sample(jax.random.key(0), ALL, x.shape[1:]).noise is None
+    out = augment.apply(augment.sample(jax.random.key(0), noise, x.shape[1:]), x) - x
+    assert np.std(out) == pytest.approx(1e-3, rel=0.05)
+    assert np.abs(out[0] - out[1]).max() > 1e-3
+    each = augment.apply_each(augment.sample_each(jax.random.key(0), noise, x.shape[1:], 8), x) - x
+    assert np.abs(each[0] - each[1]).max() > 1e-3
+    some = [augment.sample(jax.random.key(i), AugmentConfig("crop_noise"), (8, 8, 1)).noise[0] for i in range(40)]
+    assert 8 < sum(map(int, some)) < 32
+    pull_back = jax.vjp(lambda v: augment.apply(augment.sample(jax.random.key(0), noise, v.shape[1:]), v), x)[1]
+    np.testing.assert_array_equal(pull_back(jnp.ones_like(x))[0], jnp.ones_like(x))

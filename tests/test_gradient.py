@@ -131,7 +131,8 @@ def run(config, images, counts, devices, chunks=None, length=2):
     optim = optimizer.create(config.optimizer)
     start = normalize(images[:, : config.ipc], MEAN, STD)
     states = [sharding.put_state(jax.device_get(step.init_state(optim, start)))]
-    one_step = objectives.make_step(network, optim, config, MEAN, STD, chunks or step.Chunks(1), classes)
+    problem = step.Problem(network, optim, config, MEAN, STD, classes)
+    one_step = objectives.make_step(problem, chunks or step.Chunks(1))
     keys, data = sharding.put_keys([jax.random.key(0)]), sharding.put_data(images, counts)
     states, losses = sharding.compile(step.make_chunk(one_step, length), keys, states, data)(keys, states, data)
     return sharding.get_state(states[0]).images, sharding.losses(losses)[0]

@@ -172,7 +172,8 @@ def test_a_step_draws_one_of_the_trained_networks(config, dataset):
     network = networks.create(config.network, 10, dataset.image_shape)
     config = dataclasses.replace(config, ipc=2, batch_real=1000)
     optim = optimizer.create(dataclasses.replace(config.optimizer, learning_rate=1e-9))
-    one_step = jax.jit(distribution.make_step(network, optim, config, dataset.mean, dataset.std, step.Chunks(1)))
+    problem = step.Problem(network, optim, config, dataset.mean, dataset.std, dataset.num_classes)
+    one_step = jax.jit(distribution.make_step(problem, step.Chunks(1)))
     images = np.random.default_rng(0).normal(size=(10, 2, *dataset.image_shape)).astype(np.float32)
     data = step.ClassData(dataset.images, dataset.counts, np.arange(10, dtype=np.int32))
 

@@ -35,18 +35,20 @@ def start_of(rng, classes=3, optim=None):
     return jax.device_get(step.init_state(optim or optimizer.create(CONFIG.optimizer), images))
 
 
+def problem_of(network, config, classes=3):
+    return step.Problem(network, optimizer.create(config.optimizer), config, MEAN, STD, classes)
+
+
 def make(config=CONFIG, chunks=ALL, axis_name=()):
     network = networks.create(config.network, 3, SHAPE, axis_name)
-    return network, jax.jit(
-        distribution.make_step(network, optimizer.create(config.optimizer), config, MEAN, STD, chunks)
-    )
+    return network, jax.jit(distribution.make_step(problem_of(network, config), chunks))
 
 
 def run_sharded(config, data, state, devices, length=3, times=1):
     axis_name = (step.CLASSES, step.DEVICES) if config.network.norm == "batch" else ()
     network = networks.create(config.network, len(data.count), SHAPE, axis_name)
     sharding = ClassSharding(len(data.count), jax.local_devices()[:devices])
-    one_step = distribution.make_step(network, optimizer.create(config.optimizer), config, MEAN, STD, ALL)
+    one_step = distribution.make_step(problem_of(network, config, len(data.count)), ALL)
     chunk = step.make_chunk(one_step, length)
     keys, placed = sharding.put_keys([jax.random.key(0)]), sharding.put_data(data.images, data.count)
     states = [sharding.put_state(state)]
@@ -205,7 +207,7 @@ def test_after_warm_up_nothing_is_traced_and_nothing_is_copied(rng):
     sharding = ClassSharding(10)
     data, state = data_of(rng, classes=10), start_of(rng, classes=10)
     network = networks.create(CONFIG.network, 10, SHAPE)
-    one_step = distribution.make_step(network, optimizer.create(CONFIG.optimizer), CONFIG, MEAN, STD, step.Chunks(1))
+    one_step = distribution.make_step(problem_of(network, CONFIG, 10), step.Chunks(1))
     chunk = step.make_chunk(one_step, 2)
     keys = sharding.put_keys([jax.random.key(0), jax.random.key(1)])
     data = sharding.put_data(data.images, data.count)

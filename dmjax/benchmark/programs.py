@@ -11,7 +11,7 @@ from dmjax import memory, networks, objectives, optimizer, training
 from dmjax.benchmark.cases import Case
 from dmjax.config import GRADIENT, BenchmarkConfig, Config, EvaluationConfig
 from dmjax.parallel import ClassSharding
-from dmjax.step import CLASSES, DEVICES, Chunks, ClassData, State, Step, init_state, make_chunk
+from dmjax.step import CLASSES, DEVICES, Chunks, ClassData, Problem, State, Step, init_state, make_chunk
 
 _MEAN, _STD = 0.5, 0.25
 
@@ -169,7 +169,7 @@ class _Setup(NamedTuple):
 
     def step(self, chunks: Chunks) -> Step:
         moments, classes = _moments(self.image_shape), self.sharding.num_classes
-        return objectives.make_step(self.network, self.optimizer, self.config, *moments, chunks, classes)
+        return objectives.make_step(Problem(self.network, self.optimizer, self.config, *moments, classes), chunks)
 
     def compile(self, length: int, *arguments: Any) -> tuple[Any, Chunks]:
         def compile(chunks: Chunks) -> Any:

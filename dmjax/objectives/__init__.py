@@ -1,13 +1,11 @@
 """What is matched: one file an objective. Nothing else knows which one runs."""
 
 import flax.linen as nn
-import numpy as np
-import optax
 
 from dmjax import networks
 from dmjax.config import GRADIENT, Config
 from dmjax.objectives import distribution, gradient
-from dmjax.step import CLASSES, DEVICES, Chunks, Step
+from dmjax.step import CLASSES, DEVICES, Chunks, Problem, Step
 
 
 def make_network(config: Config, num_classes: int, image_shape: tuple[int, int, int]) -> tuple[nn.Module, bool]:
@@ -21,26 +19,12 @@ def make_network(config: Config, num_classes: int, image_shape: tuple[int, int, 
     return network, bool(axes) and networks.has_batch_norm(network, image_shape)
 
 
-def make_step(
-    network: nn.Module,
-    optimizer: optax.GradientTransformation,
-    config: Config,
-    mean: np.ndarray,
-    std: np.ndarray,
-    chunks: Chunks,
-    num_classes: int,
-) -> Step:
-    """One iteration of `config.method`.
+def make_step(problem: Problem, chunks: Chunks) -> Step:
+    """One iteration of the configured method.
 
     Args:
-      network: From `make_network`.
-      optimizer: Of the synthetic images.
-      config: For the method and its settings.
-      mean: [D], of pixels / 255.
-      std: [D], of pixels / 255.
+      problem: With the network from `make_network`.
       chunks: How much is computed at once.
-      num_classes: C, of all devices together.
     """
-    if config.method in GRADIENT:
-        return gradient.make_step(network, optimizer, config, mean, std, chunks, num_classes)
-    return distribution.make_step(network, optimizer, config, mean, std, chunks)
+    objective = gradient if problem.config.method in GRADIENT else distribution
+    return objective.make_step(problem, chunks)

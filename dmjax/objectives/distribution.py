@@ -3,38 +3,25 @@
 from collections.abc import Callable
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from dmjax import augment, networks
-from dmjax.config import Config
 from dmjax.data import normalize
-from dmjax.step import Chunks, State, Step, map_classes, real_batch
+from dmjax.step import Chunks, Problem, State, Step, map_classes, real_batch
 
 Embed = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def make_step(
-    network: nn.Module,
-    optimizer: optax.GradientTransformation,
-    config: Config,
-    mean: np.ndarray,
-    std: np.ndarray,
-    chunks: Chunks,
-) -> Step:
+def make_step(problem: Problem, chunks: Chunks) -> Step:
     """One iteration of Algorithm 1: embed with one network, match the class means, move the synthetic images.
 
     Args:
-      network: Embeds the images; its parameters are fresh, or those of one of `trained` (Table 4).
-      optimizer: Of the synthetic images.
-      config: For the batch size and the augmentation.
-      mean: [D], of pixels / 255.
-      std: [D], of pixels / 255.
+      problem: Whose network has fresh parameters, or those of one of `trained` (Table 4).
       chunks: How much is computed at once.
     """
+    network, optimizer, config, mean, std, _ = problem
 
     def step(key, state, data, trained=None):
         network_key, key = jax.random.split(jax.random.fold_in(key, state.iteration))

@@ -16,9 +16,9 @@ import numpy as np
 import optax
 
 from dmjax import augment, training
-from dmjax.config import AugmentConfig, Config
+from dmjax.config import AugmentConfig
 from dmjax.data import normalize
-from dmjax.step import DEVICES, Chunks, State, Step, map_classes, real_batch
+from dmjax.step import DEVICES, Chunks, Problem, State, Step, map_classes, real_batch
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """Outer steps and inner epochs by images per class, as in the authors' code."""
@@ -37,26 +37,15 @@ def loops(ipc: int) -> tuple[int, int]:
     return max(1, round(float(outer))), max(1, round(float(inner)))
 
 
-def make_step(
-    network: nn.Module,
-    optimizer: optax.GradientTransformation,
-    config: Config,
-    mean: np.ndarray,
-    std: np.ndarray,
-    chunks: Chunks,
-    num_classes: int,
-) -> Step:
+def make_step(problem: Problem, chunks: Chunks) -> Step:
     """One iteration: a network from its initialisation through all outer steps. The losses are means over these.
 
     Args:
-      network: Without axes: batch norm sees whole batches here, wherever the classes are.
-      optimizer: Of the synthetic images, which move once in an outer step.
-      config: For `gradient`, the batch size and the augmentation, which is DSA's alone.
-      mean: [D], of pixels / 255.
-      std: [D], of pixels / 255.
+      problem: Whose network has no axes: batch norm sees whole batches here, wherever the classes are; its optimizer
+        moves the images once in an outer step, and the augmentation of its configuration is DSA's alone.
       chunks: How much is computed at once.
-      num_classes: C, of all devices together.
     """
+    network, optimizer, config, mean, std, num_classes = problem
     settings = config.gradient
     default_outer, default_inner = loops(config.ipc)
     outer, inner = settings.outer or default_outer, settings.inner or default_inner
