@@ -44,6 +44,8 @@ class CompareConfig(Config):
     """Sets of each method and size, with the seeds --seed, --seed + 1, ..."""
     iterations_of: tuple[tuple[str, int], ...] = ()
     """Iterations by method or by method and size, as in dm 500 dsa-ipc10 20, where --iterations does not suit all."""
+    learning_rates_of: tuple[tuple[str, float], ...] = ()
+    """Learning rates of the synthetic images likewise, where --optimizer.learning-rate does not suit all."""
     json: Path | None = None
     """Write the rows to this file as well."""
 
@@ -110,8 +112,8 @@ def _main(arguments: list[str]) -> None:
 def _check(compare: Study[CompareConfig], methods: Sequence[str], sizes: Sequence[int]) -> None:
     """Raises a `UserError` for what cannot work, before anything is computed."""
     varied = compare.varied
-    sized = [re.sub(r"-ipc[1-9]\d*$", "", name) for name, _ in varied.iterations_of]
-    for name in (*methods, *sized):
+    sized = [name for name, _ in (*varied.iterations_of, *varied.learning_rates_of)]
+    for name in (*methods, *(re.sub(r"-ipc[1-9]\d*$", "", name) for name in sized)):
         if name not in METHODS:
             raise UserError(f"unknown method {name!r}; {near_misses(name, list(METHODS))}")
     if not methods or not sizes or min(sizes) < 1:
@@ -119,20 +121,26 @@ def _check(compare: Study[CompareConfig], methods: Sequence[str], sizes: Sequenc
     for method in methods:
         if method in CORESETS:
             coreset.check(compare.dataset, max(sizes), f"lower the largest of --ipc, or leave out {method}")
-        if method != "whole":
-            compare.check(_config(compare, method, max(sizes), 0))
+        for size in sizes if method != "whole" else ():
+            compare.check(_config(compare, method, size, 0))
 
 
-def _iterations(config: CompareConfig, method: str, ipc: int) -> int | None:
-    """Of a method at one size, or of the method, or of all; None for the default of the method."""
-    given = dict(config.iterations_of)
-    return given.get(f"{method}-ipc{ipc}", given.get(method, config.iterations))
+def _of(given: Sequence[tuple[str, Any]], method: str, ipc: int, default: Any) -> Any:
+    """What is given for a method at one size, or for the method; or the default."""
+    return dict(given).get(f"{method}-ipc{ipc}", dict(given).get(method, default))
 
 
 def _config(compare: Study[CompareConfig], method: str, ipc: int, run: int) -> Config:
-    iterations = None if method in CORESETS else _iterations(compare.varied, method, ipc)
-    seed = compare.config.seed + run
-    return dataclasses.replace(compare.config, method=method, ipc=ipc, seed=seed, iterations=iterations)
+    varied, config = compare.varied, compare.config
+    config = dataclasses.replace(config, method=method, ipc=ipc, seed=config.seed + run)
+    if method in CORESETS:
+        return dataclasses.replace(config, iterations=None)
+    rate = _of(varied.learning_rates_of, method, ipc, config.optimizer.learning_rate)
+    return dataclasses.replace(
+        config,
+        iterations=_of(varied.iterations_of, method, ipc, config.iterations),
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=rate),
+    )
 
 
 def _measure(compare: Study[CompareConfig], method: str, ipc: int | None) -> Iterator[dict[str, Any] | None]:

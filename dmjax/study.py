@@ -188,7 +188,8 @@ def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str)
 
 def as_config(varied: Config) -> Config:
     """The configuration of a run, without what a study adds."""
-    return Config(**{field.name: getattr(varied, field.name) for field in dataclasses.fields(Config)} | {"runs": 1})
+    shared = {field.name: getattr(varied, field.name) for field in dataclasses.fields(Config)}
+    return dataclasses.replace(Config(**shared), runs=1)
 
 
 def _check_kind(path: Path, module: str) -> None:

@@ -114,9 +114,11 @@ def test_the_runs_of_a_cell_are_those_of_their_seeds_and_other_settings_are_not_
 def test_each_method_has_its_own_defaults(tmp_path):
     (tmp_path / "plain.py").write_text("import dmjax\n\ndef get_config():\n    return dmjax.Config(progress=False)\n")
     flags = ["--config", str(tmp_path / "plain.py"), "--workdir", str(tmp_path / "all")]
+    flags += ["--learning-rates-of", "dm-ipc1", "7", "dsa", "3"]
     with study.opened(compare.CompareConfig, flags, "python -m dmjax.compare", "") as opened:
         assert opened.varied.runs == 5
         runs = {name: experiment.resolve(compare._config(opened, name, 10, 3)) for name in ("dm", "dc", "dsa")}
+        small = compare._config(opened, "dm", 1, 0)
     assert {c.seed for c in runs.values()} == {3}
     found = {name: (c.iterations, c.init, c.chunk, c.checkpoint.every) for name, c in runs.items()}
     assert found == {
@@ -124,7 +126,7 @@ def test_each_method_has_its_own_defaults(tmp_path):
         "dc": (1000, "noise", 1, 10),
         "dsa": (1000, "real", 1, 10),
     }
-    assert [c.optimizer.learning_rate for c in runs.values()] == [1, 0.1, 0.1]
+    assert [c.optimizer.learning_rate for c in (*runs.values(), small)] == [1, 0.1, 3, 7]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,8 @@ def test_each_method_has_its_own_defaults(tmp_path):
         (("--methods", "herding", "--ipc", 1000), "leave out herding"),
         (("--iterations-of", "dmm", 3), "unknown method 'dmm'"),
         (("--iterations-of", "dmm-ipc1", 3), "unknown method 'dmm'"),
+        (("--learning-rates-of", "random-ipc10x", 3), "unknown method 'random-ipc10x'"),
+        (("--learning-rates-of", "dm", 0), "learning_rate must be above 0"),
         (("--runs", 0), "runs must be at least 1"),
         (("--ipc", "ten"), "ten"),
     ],

@@ -29,7 +29,7 @@ from dmjax.config import BenchmarkConfig, EvaluationConfig
 from dmjax.errors import UserError
 from dmjax.objectives.gradient import loops
 
-_RECIPE = EvaluationConfig()
+_RECIPE = EvaluationConfig(epochs=1000)
 _SLOW = 0.5  # seconds of an iteration from which a dispatch holds one only
 
 
