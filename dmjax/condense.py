@@ -8,6 +8,7 @@
 import contextlib
 import dataclasses
 import itertools
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -175,6 +176,7 @@ def _evaluate(config: Config, dataset: Dataset, workdir: Workdir, made: Result |
         "accuracy": {name: accuracy and accuracy.to_dict() for name, accuracy in accuracies.items()},
     }
     files.write_json(workdir.results, results)
+    shutil.rmtree(kept, ignore_errors=True)
     return results
 
 

@@ -105,6 +105,7 @@ class Record:
             kept, config = self._workdir.evaluations / f"{self.done:06d}.json", self.config
             reached = evaluate(synthetic, self._dataset, seed=config.seed, progress=config.progress, kept=kept)
             self._metrics.write(self.done, accuracy_mean=reached.mean, accuracy_std=reached.std)
+            kept.unlink()
 
     def finish(self, images: np.ndarray) -> Result:
         """Writes the set."""

@@ -75,7 +75,10 @@ class Study(Generic[C]):
     def accuracy(self, name: str, measure: Callable[..., Accuracy]) -> dict[str, Any] | None:
         """The same for an accuracy; `measure(kept=FILE)` goes on with the networks that FILE already has."""
         kept = self._path(name).with_suffix(".networks.json")
-        return self.cell(name, lambda: measure(kept=kept).to_dict())
+        accuracy = self.cell(name, lambda: measure(kept=kept).to_dict())
+        if accuracy is not None:
+            kept.unlink(missing_ok=True)
+        return accuracy
 
     def _measure(
         self, names: Sequence[str], measure: Callable[[], Sequence[dict[str, Any] | Exception]]

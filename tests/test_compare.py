@@ -69,6 +69,7 @@ def test_every_method_in_one_table_and_a_second_start(tmp_path, capsys):
     sets = {m: (tmp_path / f"all/runs/{m}/ipc_2/run_0/synthetic.npz").exists() for m in compare.METHODS[:-1]}
     assert all(sets.values())
     (tmp_path / "all" / "cells" / "dm" / "ipc_2" / "run_0" / "accuracy.json").unlink()
+    assert not list((tmp_path / "all" / "cells").rglob("*.networks.json"))
     assert run(*flags, "--json", tmp_path / "again.json") == 0
     assert capsys.readouterr().out.count(" s compiling") == 1
     again = json.loads((tmp_path / "again.json").read_text())["rows"]

@@ -97,6 +97,7 @@ def test_the_whole_set_as_a_method(tmp_path, capsys):
     assert results["ipc"] is None
     assert results["accuracy"]["whole_dataset"]["mean"] > 0.15
     assert not (tmp_path / "whole" / "synthetic.npz").exists()
+    assert not (tmp_path / "whole" / "evaluations").exists()
     assert condense.main([*command, "--workdir", str(tmp_path / "whole")]) == 0
     assert "is finished" in capsys.readouterr().out
     with pytest.raises(UserError, match="method whole makes no set"):

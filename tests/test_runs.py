@@ -39,7 +39,14 @@ def together(config, tmp_path):
     return [synthetic.images for synthetic in condense.condense_runs(dataclasses.replace(config, workdir=tmp_path))]
 
 
-@pytest.mark.parametrize("changes", [{}, {"method": "dsa"}, {"network": NetworkConfig(width=4, depth=1, norm="batch")}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"method": "dsa"},
+        pytest.param({"network": NetworkConfig(width=4, depth=1, norm="batch")}, marks=pytest.mark.slow),
+    ],
+)
 def test_each_run_is_what_its_seed_gives_alone(tmp_path, changes):
     config = dataclasses.replace(SMALL, **changes, seed=3)
     runs = together(dataclasses.replace(config, runs=3), tmp_path / "runs")
