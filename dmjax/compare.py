@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from dmjax import cli, coreset, experiment, files, plots, published, study
+from dmjax import cli, coreset, experiment, files, networks, plots, published, study
 from dmjax.config import AUGMENTATIONS, CORESETS, DISTRIBUTION, GRADIENT, METHODS, AugmentConfig, Config
 from dmjax.errors import UserError, near_misses
 from dmjax.evaluate import evaluate, evaluate_whole
@@ -99,10 +99,7 @@ def _main(arguments: list[str]) -> None:
                     found[method, size] += [result] if result is not None else []
                     bar.update()
         rows = [_row(method, size, of_cell) for (method, size), of_cell in found.items() if of_cell]
-        report = [
-            {**_to_dict(row, rows, compare.dataset.name), "settings": _settings(compare, row.method, row.ipc)}
-            for row in rows
-        ]
+        report = [{**_to_dict(row, rows, compare.dataset.name), "settings": _settings(compare, row)} for row in rows]
         if varied.json is not None:
             files.write_json(varied.json, {"rows": report})
         _plot(compare.folder / "comparison.png", rows, compare.dataset.name)
@@ -120,7 +117,8 @@ def _check(compare: Study[CompareConfig], methods: Sequence[str], sizes: Sequenc
         raise UserError("methods and ipc must name at least one each, and ipc be at least 1")
     for method in methods:
         if method in CORESETS:
-            coreset.check(compare.dataset, max(sizes), f"lower the largest of --ipc, or leave out {method}")
+            config = _config(compare, method, max(sizes), 0)
+            coreset.check_method(config, compare.dataset, f"lower the largest of --ipc, or leave out {method}")
         for size in sizes if method != "whole" else ():
             compare.check(_config(compare, method, size, 0))
 
@@ -169,7 +167,7 @@ def _measure(compare: Study[CompareConfig], method: str, ipc: int | None) -> Ite
             description=name,
             **flatten(compare.config.evaluation),
         )
-        result = compare.accuracy(f"{name}/accuracy", measure)
+        result = compare.accuracy(f"{name}/accuracy", measure, synthetic.digest())
         made = compare.cell(f"{name}/condense", dict)
         yield result and made and {**result, "making": made["condense_seconds"]}
 
@@ -213,22 +211,29 @@ _SETTINGS = {
 _NO_MATTER = ("evaluation.every", "evaluation.random_real", "evaluation.whole_dataset", "pretrained.path")
 
 
-def _settings(compare: Study[CompareConfig], method: str, ipc: int | None) -> list[str]:
+def _settings(compare: Study[CompareConfig], row: Row) -> list[str]:
     """How the settings of a row differ from the papers', as `name value`."""
-    matters = {*_SETTINGS["all"], *_SETTINGS[method]}
-    own = compare.config if ipc is None else _config(compare, method, ipc, 0)
-    papers = Config(method=own.method, ipc=own.ipc)
-    if "flip" not in own.augment.strategy.split("_"):  # left out for digits by the papers too
-        papers = dataclasses.replace(papers, augment=AugmentConfig(strategy=_WITHOUT_FLIP))
-    given, reference = (flatten(experiment.resolve(config)) for config in (own, papers))
-    ignored = _NO_MATTER if method == "whole" else (*_NO_MATTER, "evaluation.whole_epochs")
-    ignored = (*ignored, "evaluation.epochs") if method == "whole" else ignored
+    own = experiment.resolve(compare.config if row.ipc is None else _config(compare, row.method, row.ipc, 0))
+    strategy = _WITHOUT_FLIP if compare.dataset.name in published.WITHOUT_FLIP else AugmentConfig.strategy
+    papers = Config(method=own.method, ipc=own.ipc, data=own.data, augment=AugmentConfig(strategy=strategy))
+    papers = experiment.resolve(papers)
+    if _create(compare, own) == _create(compare, papers):  # however it is written
+        papers = dataclasses.replace(papers, network=own.network)
+    ignored = {*_NO_MATTER, "evaluation.epochs" if row.method == "whole" else "evaluation.whole_epochs"}
+    matters = {*_SETTINGS["all"], *_SETTINGS[row.method]}
+    given, reference = flatten(own), flatten(papers)
+    reference["evaluation.whole_epochs"] = None  # they do not say
     differing = [
         f"{name} {_shown(value)}"
         for name, value in given.items()
         if name.partition(".")[0] in matters and name not in ignored and value != reference[name]
     ]
-    return differing + ([f"runs {compare.varied.runs}"] if compare.varied.runs != _PAPERS_RUNS else [])
+    size = [] if own.data.image_size is None else [f"data.image_size {own.data.image_size}"]
+    return [*size, *differing, *([f"runs {row.runs}"] if row.runs != _PAPERS_RUNS else [])]
+
+
+def _create(compare: Study[CompareConfig], config: Config) -> Any:
+    return networks.create(config.network, compare.dataset.num_classes, compare.dataset.image_shape)
 
 
 def _shown(value: Any) -> str:

@@ -11,6 +11,7 @@ import itertools
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -182,10 +183,9 @@ def _evaluate(config: Config, dataset: Dataset, workdir: Workdir, made: Result |
 
 def _report(config: Config, results: list[dict[str, Any]]) -> None:
     """Prints the table of a run; of several runs that of all their networks, which is written as well."""
-    contents = "synthetic.npz, images/, results.json, metrics.jsonl, tensorboard/"
     if config.runs == 1:
         print(_table(results[0]))
-        print(f"files: {config.workdir}/  ({contents})")
+        print(f"files: {config.workdir}/  ({_contents(config.workdir)})")
         return
     pooled = {
         **results[0],
@@ -198,7 +198,15 @@ def _report(config: Config, results: list[dict[str, Any]]) -> None:
     }
     files.write_json(config.workdir / "runs.json", pooled)
     print(_table(pooled))
+    contents = _contents(config.workdir / f"seed_{results[0]['seed']}")
     print(f"files: {config.workdir}/  (runs.json, and for every seed seed_*/: {contents})")
+
+
+def _contents(folder: Path) -> str:
+    """What a run has written that a user looks at."""
+    names = ("synthetic.npz", "images", "results.json", "metrics.jsonl", "tensorboard")
+    there = [folder / name for name in names if (folder / name).exists()]
+    return ", ".join(f"{path.name}/" if path.is_dir() else path.name for path in there)
 
 
 def _pooled(accuracies: Sequence[dict[str, Any]]) -> Accuracy:

@@ -190,9 +190,9 @@ class Config:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     distributed: DistributedConfig = dataclasses.field(default_factory=DistributedConfig)
-    method: Literal["dm", "dc", "dsa", "random", "herding", "kcenter", "forgetting", "whole"] = "dm"
-    """dm: distribution matching; dc, dsa: gradient matching, dsa with augmentation; random to forgetting choose real
-    images; whole makes no set, but trains networks on all of them, as the upper bound."""
+    method: str = "dm"
+    """dm: distribution matching; dc, dsa: gradient matching, dsa with augmentation; random, herding, kcenter,
+    forgetting: real images; whole makes no set, but trains networks on all images, as the upper bound."""
     ipc: int = 10
     """Synthetic images per class."""
     iterations: int | None = None
@@ -229,6 +229,8 @@ class EvaluateConfig:
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    method: tyro.conf.Suppress[tyro.conf.Fixed[str]] = "dm"
+    """That made the set."""
     synthetic: Path | None = None
     """The synthetic.npz to evaluate; data, network and recipe are those of its run unless given."""
     pool: Literal["cross", "mixed", "width", "depth", "activation", "pooling", "norm"] | None = None

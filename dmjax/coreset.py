@@ -4,6 +4,7 @@ Random images are also the start of condensing. The others look at a network tra
 at its features, or at what it forgot while it was trained.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -26,16 +27,36 @@ def select(config: Config, dataset: Dataset) -> tuple[np.ndarray, float]:
     Raises:
       UserError: a class has fewer images, or the networks that are needed cannot be had.
     """
-    check(dataset, config.ipc, "lower it")
+    check_method(config, dataset)
     if config.method == "random":
         return random(dataset, config.ipc, jax.random.fold_in(jax.random.key(config.seed), 0)), 0.0
-    last = pretrained.states(config, dataset)[0][-1]
+    last = network(config, dataset)
     if config.method == "forgetting":
         indices = most_forgotten(last.forgotten(), dataset.counts, config.ipc)
     else:
         rule = {"herding": herding, "kcenter": k_center}[config.method]
         indices = _by_features(rule, config, dataset, last)
     return np.stack([dataset.images[c][chosen] for c, chosen in enumerate(indices)]), last.seconds
+
+
+def network(config: Config, dataset: Dataset) -> pretrained.State:
+    """The trained network that a coreset is chosen by: seeds take `pretrained.networks` different ones, in turn."""
+    index = config.seed % config.pretrained.networks
+    needed = dataclasses.replace(config.pretrained, networks=index + 1)
+    return pretrained.states(dataclasses.replace(config, pretrained=needed), dataset)[index][-1]
+
+
+def check_method(config: Config, dataset: Dataset, mend: str = "lower it") -> None:
+    """Raises a `UserError` that ends in `mend` where the method of a configuration has too few images of a class."""
+    check(dataset, config.ipc, mend)
+    if config.method == "forgetting":  # knows those only that its network was trained on
+        trained_on = pretrained.trained_on(config, dataset)
+        smallest = int(np.argmin(trained_on))
+        if config.ipc > trained_on[smallest]:
+            raise UserError(
+                f"ipc {config.ipc} asks for more images than the network is trained on of class "
+                f"{dataset.class_names[smallest]!r} ({trained_on[smallest]}); {mend}, or --pretrained.holdout"
+            )
 
 
 def random(dataset: Dataset, ipc: int, key: jax.Array) -> np.ndarray:
@@ -123,19 +144,9 @@ def most_forgotten(forgotten: np.ndarray, counts: np.ndarray, ipc: int) -> np.nd
 
     Returns:
       int32 [C, ipc].
-
-    Raises:
-      UserError: it was trained on fewer images of a class.
     """
-    chosen = []
-    for c, of_class in enumerate(np.split(forgotten, np.cumsum(counts)[:-1])):
-        if (of_class >= 0).sum() < ipc:
-            raise UserError(
-                f"ipc {ipc} asks for more images than the network was trained on of class {c} "
-                f"({(of_class >= 0).sum()}); lower it, or --pretrained.holdout"
-            )
-        chosen.append(np.argsort(-of_class, kind="stable")[:ipc])
-    return np.stack(chosen)
+    classes = np.split(forgotten, np.cumsum(counts)[:-1])
+    return np.stack([np.argsort(-of_class, kind="stable")[:ipc] for of_class in classes])
 
 
 def _by_features(rule: Callable, config: Config, dataset: Dataset, state: pretrained.State) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The one exception whose message is meant for the user."""
+"""Exceptions whose message is one line for the user, and the near misses that it may name."""
 
 
 class UserError(Exception):

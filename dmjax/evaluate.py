@@ -12,6 +12,7 @@
 """
 
 import dataclasses
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -83,11 +84,12 @@ def evaluate(
       seed: Of initialisations, order and augmentation.
       progress: Show a progress bar.
       description: Of the progress bar.
-      kept: A file, of this evaluation alone, in which every network's accuracy is kept: what is there is not measured
+      kept: A file in which every network's accuracy is kept: what is there of the same evaluation is not measured
         again.
       **evaluation: Fields of `EvaluationConfig`, such as networks=3 and epochs=300; by default those of the run.
     """
     made_by = _config_of(synthetic)
+    made_by = dataclasses.replace(made_by, evaluation=experiment.as_given(made_by))
     if augment is not None:
         made_by = dataclasses.replace(made_by, augment=augment)
         evaluation = {"strategy": augment.strategy, **evaluation}
@@ -95,13 +97,15 @@ def evaluate(
         recipe = dataclasses.replace(made_by.evaluation, **evaluation)
     except TypeError as error:
         raise UserError(f"evaluate: {error}") from None
-    config = experiment.resolve(dataclasses.replace(made_by, evaluation=recipe))
-    config = dataclasses.replace(config, network=network or config.network, seed=seed, progress=progress)
+    network = made_by.network if network is None else network
+    config = experiment.resolve(dataclasses.replace(made_by, evaluation=recipe, network=network))
+    config = dataclasses.replace(config, seed=seed, progress=progress)
     dataset = dataset or load_dataset(config.data, progress)
     check_fits(synthetic, dataset)
     sets = [_place(synthetic)] * recipe.networks
     moments = synthetic.mean, synthetic.std
-    return _evaluate(config, dataset, moments, sets, config.evaluation.epochs, description, kept)
+    what = synthetic.digest() if kept else ""
+    return _evaluate(config, dataset, moments, sets, config.evaluation.epochs, description, what, kept)
 
 
 def evaluate_random_real(
@@ -112,7 +116,7 @@ def evaluate_random_real(
     moments = dataset.mean, dataset.std
     draws = (coreset.random(dataset, ipc, key) for key in keys)
     sets = (_place(artifacts.from_pixels(draw, *moments, dataset.class_names)) for draw in draws)
-    return _evaluate(config, dataset, moments, sets, config.evaluation.epochs, "random real images", kept)
+    return _evaluate(config, dataset, moments, sets, config.evaluation.epochs, "random real images", str(ipc), kept)
 
 
 def evaluate_whole(config: Config | EvaluateConfig, dataset: Dataset, kept: Path | None = None) -> Accuracy:
@@ -120,7 +124,7 @@ def evaluate_whole(config: Config | EvaluateConfig, dataset: Dataset, kept: Path
     moments = dataset.mean, dataset.std
     whole = _place(SyntheticSet(*dataset.flat(), *moments, dataset.class_names))
     sets = [whole] * config.evaluation.networks
-    return _evaluate(config, dataset, moments, sets, config.evaluation.whole_epochs, "whole training set", kept)
+    return _evaluate(config, dataset, moments, sets, config.evaluation.whole_epochs, "whole training set", "all", kept)
 
 
 def _place(small: SyntheticSet) -> Examples:
@@ -134,14 +138,16 @@ def _evaluate(
     sets: Iterable[Examples],
     epochs: int,
     description: str,
+    what: str,
     kept: Path | None,
 ) -> Accuracy:
-    """Trains one network on every set, all with the same compiled programs."""
+    """Trains one network on every set, all with the same compiled programs; `what` tells the sets from others."""
     test = training.test_examples(dataset.test_images, dataset.test_labels, *moments)
     network = networks.create(config.network, dataset.num_classes, dataset.image_shape)
     recipe = training.make_recipe(config.evaluation, config.augment)
     key = jax.random.fold_in(jax.random.key(config.seed), 3)  # 0 and 1 belong to condensing, 2 to random real images
-    entries = _read_kept(kept)[: config.evaluation.networks]
+    of = _digest(config.network, recipe, epochs, config.seed, dataset.fingerprint(), what) if kept else ""
+    entries = _read_kept(kept, of)[: config.evaluation.networks]
     with progress_bar(None, description, config.progress, config.evaluation.networks, initial=len(entries)) as bar:
         for i, examples in enumerate(sets):
             if i < len(entries):
@@ -153,17 +159,24 @@ def _evaluate(
             seconds = time.perf_counter() - start - (compilation.seconds() - compiled)
             entries.append({"accuracy": accuracy, "seconds": seconds})
             if kept is not None:
-                files.write_json(kept, entries)
+                files.write_json(kept, {"of": of, "networks": entries})
             bar.n = i + 1
             bar.set_postfix(accuracy=f"{100 * np.mean([entry['accuracy'] for entry in entries]):.1f}%")
     return Accuracy.of((entry["accuracy"] for entry in entries), sum(entry["seconds"] for entry in entries))
 
 
-def _read_kept(path: Path | None) -> list[dict[str, float]]:
-    """The accuracies and seconds of the networks that were measured; none where the file is missing or damaged."""
+def _digest(*parts: Any) -> str:
+    """Tells an evaluation from others, by all that its accuracies depend on."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _read_kept(path: Path | None, of: str) -> list[dict[str, float]]:
+    """The accuracies and seconds of the networks that were measured; none where the file is of another evaluation."""
     try:
-        entries = files.read_json(path) if path is not None else None
-        return [{name: float(entry[name]) for name in ("accuracy", "seconds")} for entry in entries or []]
+        stored = files.read_json(path) if path is not None else None
+        if stored is None or stored["of"] != of:
+            return []
+        return [{name: float(entry[name]) for name in ("accuracy", "seconds")} for entry in stored["networks"]]
     except (UserError, TypeError, KeyError, ValueError):
         return []
 
@@ -214,8 +227,11 @@ def _main(arguments: list[str]) -> None:
         default = _like_run(_config_of(synthetic), Path(path))
     if like is not None:
         default = _like_run(experiment.load_config(like), default.synthetic)
-    config = cli.parse(EvaluateConfig, default, arguments, "python -m dmjax.evaluate", f"{__doc__}")
-    config = experiment.resolve(config, default)
+    given = cli.parse(EvaluateConfig, default, arguments, "python -m dmjax.evaluate", f"{__doc__}")
+    if given.augment.strategy != default.augment.strategy and given.evaluation.strategy is None:
+        recipe = dataclasses.replace(given.evaluation, strategy=given.augment.strategy)  # whatever the method's is
+        given = dataclasses.replace(given, evaluation=recipe)
+    config = experiment.resolve(given, default)
     if (synthetic is None) == (config.random_real is None):
         raise UserError("give either --synthetic FILE.npz or --random-real IMAGES_PER_CLASS")
     if config.json is not None:
@@ -234,7 +250,8 @@ def _main(arguments: list[str]) -> None:
     report: dict[str, Any] = {"dataset": dataset.name, "set": what, "networks": {}, "seconds": 0.0}
     for name, network in chosen.items():
         start, compiled = time.perf_counter(), compilation.seconds()
-        accuracy = _measure(dataclasses.replace(config, network=network), synthetic, dataset, name)
+        of_network = dataclasses.replace(config, network=network, evaluation=given.evaluation)
+        accuracy = _measure(experiment.resolve(of_network), synthetic, dataset, name)
         seconds, compiling = time.perf_counter() - start, compilation.seconds() - compiled
         print(f"| {name} | {accuracy} | {seconds:.1f} | {compiling:.1f} |", flush=True)
         report["networks"][name] = {**accuracy.to_dict(), "seconds": seconds, "compile_seconds": compiling}
@@ -268,10 +285,9 @@ def _measure(config: EvaluateConfig, synthetic: SyntheticSet | None, dataset: Da
 
 
 def _like_run(config: Config, synthetic: Path | None) -> EvaluateConfig:
-    recipe = experiment.resolve(config).evaluation  # what the method has its own value for is written out
-    augment = dataclasses.replace(config.augment, strategy=recipe.strategy)
-    recipe = dataclasses.replace(recipe, strategy=None)  # so that --augment.strategy is heard
-    return EvaluateConfig(config.data, config.network, augment, recipe, synthetic)
+    """The flags' defaults: what the run had, but for what is another for another network."""
+    recipe = experiment.as_given(config)
+    return EvaluateConfig(config.data, config.network, config.augment, recipe, config.method, synthetic)
 
 
 cli.make_callable(__name__)

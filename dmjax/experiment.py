@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from dmjax import cli, networks
-from dmjax.config import ALL_AUGMENTATIONS, METHOD_DEFAULTS, Config, EvaluateConfig, OptimizerConfig
+from dmjax.config import (
+    ALL_AUGMENTATIONS,
+    DISTRIBUTION,
+    METHOD_DEFAULTS,
+    METHODS,
+    Config,
+    EvaluateConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+)
 from dmjax.errors import UserError, near_misses
 from dmjax.fields import fill, flatten
 
@@ -107,6 +116,8 @@ def validate(config: Config | EvaluateConfig) -> None:
         for name in names:
             if values[name] not in (None, "auto") and not holds(values[name]):
                 raise UserError(f"{name} must be {rule}, not {values[name]}")
+    if config.method not in METHODS:
+        raise UserError(f"unknown method {config.method!r}; {near_misses(config.method, list(METHODS))}")
     if isinstance(config, Config):
         _validate_embedding(config)
     for name in ("seed", "pretrained.seed"):
@@ -123,6 +134,8 @@ def _validate_embedding(config: Config) -> None:
     wanted = config.embedding.accuracy
     if wanted is not None and (len(wanted) != 2 or not all(isinstance(v, int | float) for v in wanted)):
         raise UserError(f"embedding.accuracy must be two fractions, not {wanted}")
+    if config.embedding.distribution == "pool" and config.method not in DISTRIBUTION:
+        raise UserError(f"embedding.distribution pool is for method dm; {config.method} draws its own networks")
     if wanted is not None and config.embedding.distribution != "pool":
         raise UserError("embedding.accuracy chooses from a pool of networks; give --embedding.distribution pool")
     if wanted is not None and not 0 <= wanted[0] < wanted[1]:
@@ -147,11 +160,19 @@ def _strategy(config: Config | EvaluateConfig) -> str:
     """What augments the images on which networks are trained; that of dc is from its authors' code."""
     if config.evaluation.strategy is not None:
         return config.evaluation.strategy
-    if not isinstance(config, Config) or config.method != "dc":
+    if config.method != "dc":
         return config.augment.strategy
-    if config.data.name == "mnist":
-        return "crop_scale_rotate"
-    return "crop_noise" if config.network.norm == "batch" else "none"
+    if config.network.norm == "batch":
+        return "crop_noise"
+    return "crop_scale_rotate" if config.data.name == "mnist" else "none"
+
+
+def as_given(config: Config) -> EvaluationConfig:
+    """The evaluation of a resolved configuration, where what its method and network decided is open again."""
+    undecided = dataclasses.replace(config.evaluation, strategy=None, epochs=None)
+    decided = resolve(dataclasses.replace(config, evaluation=undecided)).evaluation
+    same = [name for name in ("strategy", "epochs") if getattr(decided, name) == getattr(config.evaluation, name)]
+    return dataclasses.replace(config.evaluation, **dict.fromkeys(same))
 
 
 def resolve(config: R, default: R | None = None) -> R:
@@ -176,7 +197,7 @@ def resolve(config: R, default: R | None = None) -> R:
         config = fill(config, {"optimizer.learning_rate": networks.condensing_rate(config.network)} | defaults)
     evaluation = dataclasses.replace(config.evaluation, strategy=_strategy(config))
     if evaluation.epochs is None:
-        plain = getattr(config, "method", None) == "dc" and evaluation.strategy == "none"
+        plain = config.method == "dc" and evaluation.strategy == "none"
         evaluation = dataclasses.replace(evaluation, epochs=300 if plain else 1000)
     config = dataclasses.replace(config, evaluation=evaluation)
     validate(config)

@@ -6,7 +6,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from dmjax.config import DISTRIBUTION, GRADIENT, Config
+from dmjax.config import Config
 from dmjax.errors import UserError, near_misses
 
 T = typing.TypeVar("T")
@@ -86,5 +86,5 @@ def differences(old: Config, new: Config) -> list[str]:
 
 def _needs_no_pool(*configs: Config) -> bool:
     return all(
-        c.embedding.distribution == "random" and c.method in (*DISTRIBUTION, *GRADIENT, "random") for c in configs
+        c.embedding.distribution == "random" and c.method not in ("herding", "kcenter", "forgetting") for c in configs
     )

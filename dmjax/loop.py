@@ -71,7 +71,8 @@ def run_together(
         # A kill between their checkpoints leaves runs at different iterations: each group goes on from its own.
         order = sorted(range(len(opened)), key=lambda i: opened[i][0].done)
         for _, same in itertools.groupby(order, key=lambda i: opened[i][0].done):
-            group, at_once = list(same), programs.runs_at_once(opened[0][1])
+            group = list(same)
+            at_once = programs.runs_at_once(len(group))
             for members in (group[i : i + at_once] for i in range(0, len(group), at_once)):
                 records, states = zip(*(opened[i] for i in members), strict=True)
                 results |= dict(zip(members, _Together(programs, records, states).to_end(), strict=True))
@@ -80,7 +81,8 @@ def run_together(
 
 def _choose(config: Config, dataset: Dataset, workdir: Workdir | None) -> Result:
     if config.method != "random":  # train the network first, which is timed where it happens
-        processes.together(lambda: pretrained.states(config, dataset))
+        processes.together(lambda: coreset.check_method(config, dataset))
+        processes.together(lambda: coreset.network(config, dataset))
     start, compiled = time.perf_counter(), compilation.seconds()
     chosen, training = processes.together(lambda: coreset.select(config, dataset))
     compiling = compilation.seconds() - compiled
@@ -124,28 +126,45 @@ class _Programs:
         data = self.sharding.put_data(self.dataset.images, self.dataset.counts)
         return data, *(self.sharding.same(variables) for variables in self.trained)
 
-    def runs_at_once(self, state: State) -> int:
-        """How many runs fit in memory side by side."""
-        return memory.runs_at_once(state, self.sharding.num_devices, self._limit())
+    def runs_at_once(self, wanted: int) -> int:
+        """How many runs are one program: as many as fit beside each other with the chunks that one run has alone."""
+        if wanted > 1 and self._chunks is None:
+            preferred = memory.preferred(self.config, self._shape, self.sharding.per_device, self.whole)
+            together = self._compile(chunk_length(self.config), wanted, preferred)
+            if memory.peak_bytes(together) <= self._limit():
+                self._chunks = preferred
+                self._compiled[chunk_length(self.config), wanted] = together
+        if wanted == 1 or self._chunks is not None:
+            return wanted
+        alone = self.get(chunk_length(self.config), 1)
+        return memory.runs_beside(memory.peak_bytes(alone), self._state, self.sharding.num_devices, self._limit())
 
-    def get(self, length: int, keys: jax.Array, states: Sequence[State]) -> Any:
+    def get(self, length: int, runs: int) -> Any:
         """The program for chunks of this length and so many runs."""
-        wanted = length, len(states)
-        if wanted not in self._compiled:
-            compile = functools.partial(self._compile, length, keys, states)
+        if (length, runs) not in self._compiled:
+            compile = functools.partial(self._compile, length, runs)
             if self._chunks is None:
-                shape, per_device = self.dataset.image_shape, self.sharding.per_device
-                program, self._chunks = memory.choose(
-                    self.config, shape, per_device, compile, self._limit(), self.whole
-                )
+                per_device, limit = self.sharding.per_device, self._limit()
+                program, self._chunks = memory.choose(self.config, self._shape, per_device, compile, limit, self.whole)
             else:
                 program = compile(self._chunks)
-            self._compiled[wanted] = program
-        return self._compiled[wanted]
+            self._compiled[length, runs] = program
+        return self._compiled[length, runs]
 
-    def _compile(self, length: int, keys: jax.Array, states: Sequence[State], chunks: Chunks) -> Any:
-        program = make_chunk(objectives.make_step(self.problem, chunks), length)
+    def _compile(self, length: int, runs: int, chunks: Chunks) -> Any:
+        program, key = make_chunk(objectives.make_step(self.problem, chunks), length), self.key(self.config.seed)
+        keys = self.sharding.put_keys([key] * runs)
+        states = [self.sharding.put_state(self._state)] * runs
         return self.sharding.compile(program, keys, states, *self.arguments)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.dataset.image_shape
+
+    @functools.cached_property
+    def _state(self) -> State:
+        """That of any run, for its shapes."""
+        return self.first_state(self.config.seed)
 
     def _limit(self) -> float:
         return float(processes.from_all(memory.limit(self.config)).min())
@@ -170,7 +189,7 @@ class _Together:
                 while done < total and self._records:
                     length = min(chunk_length(config), total - done)
                     start = time.perf_counter()
-                    program = self._programs.get(length, self._keys, self._states)
+                    program = self._programs.get(length, len(self._states))
                     compiled = time.perf_counter() - start
                     processes.check_signals()
                     loss = self._advance(program, length, compiled)

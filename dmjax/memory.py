@@ -16,7 +16,7 @@ from dmjax.step import Chunks, State
 # Of so many, 16 images of 32x32, the activations stay in the cache; measured, see experiments/benchmark/NOTES.md.
 _CPU_PIXELS = 2**14
 _SLACK = 0.9  # of the memory: allocators lose some to fragments
-_FOR_RUNS, _COPIES = 0.5, 4  # the part of it that states may take; each comes, is stacked, goes on and is given back
+_COPIES = 4  # of the state of a further run: it comes, is stacked with the others, goes on and is given back
 
 
 def choose(
@@ -45,7 +45,7 @@ def choose(
     Raises:
       UserError: nothing fits.
     """
-    chunks = Chunks() if whole else preferred(config, image_shape, per_device)
+    chunks = preferred(config, image_shape, per_device, whole)
     program = compile(chunks)
     while (need := peak_bytes(program)) > limit:
         smaller = None if whole else _smaller(config, chunks, per_device, need / limit)
@@ -71,8 +71,10 @@ def check_whole(config: Config) -> None:
             )
 
 
-def preferred(config: Config, image_shape: Sequence[int], per_device: int) -> Chunks:
+def preferred(config: Config, image_shape: Sequence[int], per_device: int, whole: bool) -> Chunks:
     """The fastest chunks where memory is no question: on a CPU the cache decides, an accelerator wants all at once."""
+    if whole:
+        return Chunks()
     cpu = jax.default_backend() == "cpu"
     classes: int | None = config.class_chunk if config.class_chunk != "auto" else (1 if cpu else None)
     images: int | None = None if config.image_chunk == "auto" else config.image_chunk
@@ -94,16 +96,17 @@ def _smaller(config: Config, chunks: Chunks, per_device: int, excess: float) -> 
     return None
 
 
-def runs_at_once(state: State, num_devices: int, limit: float) -> int:
-    """How many runs may be one program: all but their states is computed for one after the other.
+def runs_beside(one: int, state: State, num_devices: int, limit: float) -> int:
+    """How many runs fit in memory where one alone needs `one` bytes: the others add their states only.
 
     Args:
+      one: Bytes that the program of one run needs on a device.
       state: Of one run, on the host.
       num_devices: Over which it is split.
       limit: Bytes that a device has.
     """
     each = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state)) / num_devices
-    return max(1, int(_FOR_RUNS * limit / (_COPIES * each)))
+    return 1 + max(0, int((limit - one) / (_COPIES * each)))
 
 
 def peak_bytes(program: Any) -> int:

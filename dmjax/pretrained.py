@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from flax import serialization
 
-from dmjax import files, networks, signals, training
+from dmjax import compilation, files, networks, signals, training
 from dmjax.config import Config
 from dmjax.data import Dataset, cache
 from dmjax.errors import UserError
@@ -36,7 +36,7 @@ class State(NamedTuple):
       step: Training steps done.
       accuracy: On the training images that were held out, in [0, 1].
       sha256: Of the file's content.
-      seconds: That training has taken so far, compilation included.
+      seconds: That training has taken so far, without compilation.
     """
 
     path: Path
@@ -196,6 +196,19 @@ def _held_out(config: Config, dataset: Dataset) -> int:
     return held
 
 
+def _split(config: Config, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the training images, class by class, that are held out and that are not."""
+    order = np.random.default_rng(config.pretrained.seed).permutation(int(dataset.counts.sum()))
+    held, kept = np.split(order, [_held_out(config, dataset)])
+    return held, kept
+
+
+def trained_on(config: Config, dataset: Dataset) -> np.ndarray:
+    """How many images of each class networks are trained on, int [C]; the others are held out."""
+    labels = np.repeat(np.arange(dataset.num_classes), dataset.counts)
+    return np.bincount(labels[_split(config, dataset)[1]], minlength=dataset.num_classes)
+
+
 def _steps(config: Config, dataset: Dataset) -> list[int]:
     """The steps whose states are kept."""
     images = int(dataset.counts.sum()) - _held_out(config, dataset)
@@ -209,8 +222,7 @@ class _Task:
     def __init__(self, config: Config, dataset: Dataset):
         self.config = config
         images, labels = dataset.flat()
-        order = np.random.default_rng(config.pretrained.seed).permutation(len(labels))
-        held, kept = np.split(order, [_held_out(config, dataset)])
+        held, kept = _split(config, dataset)
         self.kept, self.images = kept, len(labels)
         self.examples = jax.device_put(Examples(images[kept], labels[kept], dataset.mean, dataset.std))
         self.validation = training.test_examples(images[held], labels[held], dataset.mean, dataset.std)
@@ -225,7 +237,7 @@ class _Task:
         state = training.start(self.network, self.plan, key, self.examples)
         if known:
             state = _resume(place, known[-1].step, state)
-        before, start = known[-1].seconds if known else 0.0, time.perf_counter()
+        before, start = known[-1].seconds if known else 0.0, time.perf_counter() - compilation.seconds()
         name = f"training {place.name} on the whole set"
         with progress_bar(None, name, self.config.progress, self.plan.total, initial=int(state.step)) as bar:
             for step in self.steps[len(known) :]:
@@ -233,7 +245,7 @@ class _Task:
                 state = training.advance(self.network, *arguments)
                 accuracy = training.accuracy(self.network, state.variables, self.validation)
                 on_host = jax.device_get(state)
-                seconds = before + time.perf_counter() - start
+                seconds = before + time.perf_counter() - compilation.seconds() - start
                 known = [*known, _keep(place, on_host, accuracy, self._forgotten(on_host), seconds)]
                 bar.set_postfix(accuracy=f"{100 * accuracy:.1f}%")
         (place / f"{self.steps[-1]}.training").unlink(missing_ok=True)

@@ -44,6 +44,9 @@ ACCURACY: Mapping[str, Mapping[str, tuple[float | None, float | None, float | No
 }
 """By data set and method, at 1, 10 and 50 images per class."""
 
+WITHOUT_FLIP = ("digits", "mnist", "svhn", "svhn_cropped")
+"""Data sets of digits, whose images the papers do not mirror."""
+
 _SIZES = (1, 10, 50)
 
 

@@ -54,6 +54,8 @@ class Study(Generic[C]):
     def check(self, config: Config) -> None:
         """Raises a `UserError` where a run cannot work; before the first cell nothing has been written."""
         config = experiment.resolve(config)
+        if config.method == "whole":
+            raise UserError("method whole makes no set to study")
         shape = self.dataset.image_shape
         if objectives.make_network(config, self.dataset.num_classes, shape)[1]:
             memory.check_whole(config)
@@ -72,10 +74,19 @@ class Study(Generic[C]):
         stored = _read(path)
         return stored if stored is not None else self._measure([name], lambda: [measure()])[0]
 
-    def accuracy(self, name: str, measure: Callable[..., Accuracy]) -> dict[str, Any] | None:
-        """The same for an accuracy; `measure(kept=FILE)` goes on with the networks that FILE already has."""
-        kept = self._path(name).with_suffix(".networks.json")
-        accuracy = self.cell(name, lambda: measure(kept=kept).to_dict())
+    def accuracy(self, name: str, measure: Callable[..., Accuracy], of: str = "") -> dict[str, Any] | None:
+        """The same for an accuracy.
+
+        Args:
+          name: As for `cell`.
+          measure: `measure(kept=FILE)` goes on with the networks that FILE already has.
+          of: The digest of the set that is evaluated: the accuracy of another one is measured again.
+        """
+        path = self._path(name)
+        kept, stored = path.with_suffix(".networks.json"), _read(path)
+        if stored is not None and stored.get("of", "") != of:
+            path.unlink()
+        accuracy = self.cell(name, lambda: {**measure(kept=kept).to_dict(), "of": of})
         if accuracy is not None:
             kept.unlink(missing_ok=True)
         return accuracy
@@ -141,13 +152,20 @@ class Study(Generic[C]):
         )
 
     def _condense(self, configs: Sequence[Config]) -> list[dict[str, Any] | Exception]:
+        results: dict[int, dict[str, Any] | Exception] = {}
         with contextlib.ExitStack() as stack:
-            workdirs = [stack.enter_context(Workdir(config)) for config in configs]
-            results = loop.run_together(configs, self.dataset, workdirs)
-        return [
-            result if isinstance(result, NonFiniteLoss) else {"condense_seconds": result.clock.condense}
-            for result in results
-        ]
+            opened = {}
+            for i, config in enumerate(configs):
+                try:
+                    opened[i] = stack.enter_context(Workdir(config))
+                except UserError as error:  # a folder that is damaged, or of other settings
+                    results[i] = error
+            chosen = [configs[i] for i in opened]
+            made = loop.run_together(chosen, self.dataset, list(opened.values())) if opened else []
+        for i, result in zip(opened, made, strict=True):
+            failed = isinstance(result, NonFiniteLoss)
+            results[i] = result if failed else {"condense_seconds": result.clock.condense}
+        return [results[i] for i in range(len(configs))]
 
     def _path(self, name: str) -> Path:
         return self.folder / "cells" / f"{name}.json"

@@ -6,7 +6,7 @@ import fcntl
 from pathlib import Path
 from typing import Any
 
-from dmjax import fields, files, machine
+from dmjax import experiment, fields, files, machine
 from dmjax.config import Config, DistributedConfig
 from dmjax.data import Dataset
 from dmjax.errors import UserError
@@ -16,10 +16,10 @@ class Workdir:
     """Paths below WORKDIR; holds a lock on it while it is open."""
 
     def __init__(self, config: Config):
-        """Claims the folder for this fields.
+        """Claims the folder for this configuration.
 
         Raises:
-          UserError: it cannot be written, another process is at work in it, or it belongs to another fields.
+          UserError: it cannot be written, another process is at work in it, or it belongs to another configuration.
         """
         if config.workdir is None:
             raise UserError("no workdir: give --workdir FOLDER")
@@ -57,16 +57,15 @@ class Workdir:
 
     def _check_same(self, config: Config) -> None:
         try:
-            stored = fields.from_dict(Config, self.stored["config"])
+            changed = _changes(self.stored, config)
         except (KeyError, TypeError, AttributeError, UserError) as error:
             raise UserError(
                 f"{self.config} is not the configuration of a run ({error}); choose another --workdir"
             ) from None
-        changed = fields.differences(stored, config)
         if changed:
             raise UserError(
-                f"{self.path} belongs to another configuration ({', '.join(changed)}); choose another --workdir, "
-                "or give the old values to go on"
+                f"{self.path} belongs to another configuration ({', '.join(changed)}); remove it, choose another "
+                "--workdir, or give the old values to go on"
             )
 
     def describe(self, config: Config, dataset: Dataset) -> dict[str, Any]:
@@ -100,12 +99,18 @@ class Workdir:
 
 
 def is_of(folder: Path, config: Config) -> bool:
-    """Whether a run in this folder has this fields."""
+    """Whether a run in this folder has this configuration."""
     stored = files.read_json(folder / "config.json")
     try:
-        return not fields.differences(fields.from_dict(Config, stored["config"]), config)
+        return not _changes(stored, config)
     except (KeyError, TypeError, AttributeError, UserError):
         return False
+
+
+def _changes(stored: dict[str, Any], config: Config) -> list[str]:
+    """What was another in a stored configuration, with all that the method decides filled in."""
+    before = experiment.resolve(fields.from_dict(Config, stored["config"]))
+    return fields.differences(before, experiment.resolve(config))
 
 
 def describe(config: Config, dataset: Dataset) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def _main(arguments: list[str]) -> None:
                     description=name,
                     **flatten(config.evaluation),
                 )
-                found[learned, name] = cross.accuracy(f"{learned}/{name}", measure)
+                found[learned, name] = cross.accuracy(f"{learned}/{name}", measure, synthetic.digest())
         rows = [row for row in (RANDOM, *learn) if any(r == row for r, _ in found)]
         table = [[row, *(study.percent(found.get((row, name))) for name in test)] for row in rows]
         means = [[100 * (found.get((row, name)) or {"mean": np.nan})["mean"] for name in test] for row in rows]

@@ -53,7 +53,7 @@ def _main(arguments: list[str]) -> None:
             measure = functools.partial(
                 evaluate, synthetic, embeddings.dataset, seed=config.seed, progress=config.progress
             )
-            found[name] = synthetic and embeddings.accuracy(f"{name}/accuracy", measure)
+            found[name] = synthetic and embeddings.accuracy(f"{name}/accuracy", measure, synthetic.digest())
             rows.append([name, str(states or "fresh"), study.percent(found[name])])
         embeddings.finish({"groups": found}, study.markdown(["validation accuracy", "networks", "test accuracy"], rows))
 

@@ -55,7 +55,7 @@ def _main(arguments: list[str]) -> None:
             synthetic = larger.condense(f"ipc_{size}", dataclasses.replace(config, ipc=size))
             if synthetic is not None:
                 measure = functools.partial(evaluate, synthetic, dataset, seed=config.seed, progress=config.progress)
-                found[CONDENSED, size] = larger.accuracy(f"ipc_{size}/condensed", measure)
+                found[CONDENSED, size] = larger.accuracy(f"ipc_{size}/condensed", measure, synthetic.digest())
         rows = [[str(size), *(study.percent(found.get((of, size))) for of in (CONDENSED, RANDOM))] for size in sizes]
         table = study.markdown(["images per class", CONDENSED, RANDOM], [*rows, ["all", study.percent(whole), ""]])
         _plot(larger.folder / "larger_sets.png", found, whole, sizes, dataset.name)

@@ -56,8 +56,30 @@ def test_known_answers():
 def test_the_most_forgotten_of_each_class():
     forgotten = np.int32([0, 3, -1, 3, 1, 5, 0])
     assert coreset.most_forgotten(forgotten, np.int32([4, 3]), 2).tolist() == [[1, 3], [1, 0]]
-    with pytest.raises(UserError, match=r"more images than the network was trained on of class 0 \(3\)"):
-        coreset.most_forgotten(forgotten, np.int32([4, 3]), 4)
+    assert coreset.most_forgotten(forgotten, np.int32([4, 3]), 3).tolist() == [[1, 3, 0], [1, 0, 2]]
+
+
+def test_what_a_network_is_not_trained_on_is_said_before_it_is_trained(monkeypatch):
+    dataset = load(DataConfig(), False)
+    monkeypatch.setattr(pretrained, "states", None)  # not reached
+    config = experiment.resolve(Config(method="forgetting", ipc=125))  # of at least 127 images a tenth is held out
+    assert pretrained.trained_on(config, dataset).sum() == dataset.counts.sum() - round(0.1 * dataset.counts.sum())
+    with pytest.raises(UserError, match=r"more images than the network is trained on of class '\d'"):
+        coreset.select(config, dataset)
+
+
+def test_seeds_take_the_trained_networks_in_turn(monkeypatch):
+    asked = []
+
+    def states(config, dataset):
+        asked.append(config.pretrained.networks)
+        return [[f"network {i}"] for i in range(config.pretrained.networks)]
+
+    monkeypatch.setattr(pretrained, "states", states)
+    config = Config(method="herding", pretrained=PretrainedConfig(networks=3))
+    found = [coreset.network(dataclasses.replace(config, seed=seed), None) for seed in (0, 1, 2, 3)]
+    assert found == ["network 0", "network 1", "network 2", "network 0"]
+    assert asked == [1, 2, 3, 1]  # no more than are needed
 
 
 def test_forgetting_counts_real_training_events():

@@ -39,6 +39,10 @@ def small(digits):
         ({"method": "dc"}, ("none", 300)),
         ({"method": "dc", "network": NetworkConfig("ConvNetBN")}, ("crop_noise", 1000)),
         ({"method": "dc", "data": DataConfig("tfds", name="mnist")}, ("crop_scale_rotate", 1000)),
+        (
+            {"method": "dc", "data": DataConfig("tfds", name="mnist"), "network": NetworkConfig("ConvNetBN")},
+            ("crop_noise", 1000),
+        ),
         ({"method": "dc", "evaluation": EvaluationConfig(strategy="flip", epochs=7)}, ("flip", 7)),
         ({"method": "dm", "evaluation": EvaluationConfig(strategy="none")}, ("none", 1000)),
     ],
@@ -64,6 +68,27 @@ def test_augmentation_that_is_given_replaces_that_of_the_run(small, digits, monk
     assert [recipe.augment.strategy for recipe in seen] == [AugmentConfig().strategy, "none", "crop"]
 
 
+def test_what_a_method_decides_is_decided_for_the_network_that_is_trained(small, digits, monkeypatch):
+    """A set of dc was judged without augmentation; with batch norm its authors crop and add noise, for longer."""
+    from dmjax import fields
+
+    seen = []
+    monkeypatch.setattr(
+        training, "train", lambda network, recipe, key, examples, epochs, *_: seen.append((recipe, epochs))
+    )
+    monkeypatch.setattr(training, "accuracy", lambda *_: 0.5)
+    dc = experiment.resolve(Config(method="dc", network=NetworkConfig(width=4, depth=1)))
+    made = dataclasses.replace(small, metadata={"config": fields.to_dict(dc)})
+    settings = {"networks": 1, "progress": False}
+    batch_norm = NetworkConfig(width=4, depth=1, norm="batch")
+    evaluate.evaluate(made, digits, **settings)
+    evaluate.evaluate(made, digits, network=batch_norm, **settings)
+    evaluate.evaluate(made, digits, strategy="crop", **settings)
+    evaluate.evaluate(made, digits, network=batch_norm, strategy="none", epochs=5, **settings)
+    found = [(recipe.augment.strategy, epochs) for recipe, epochs in seen]
+    assert found == [("none", 300), ("crop_noise", 1000), ("crop", 1000), ("none", 5)]
+
+
 def test_an_interrupted_evaluation_goes_on_with_the_next_network(small, digits, tmp_path, monkeypatch):
     whole = evaluate.evaluate(small, digits, progress=False, **QUICK)
     train, trained = training.train, []
@@ -78,13 +103,16 @@ def test_an_interrupted_evaluation_goes_on_with_the_next_network(small, digits, 
     kept = tmp_path / "kept.json"
     with pytest.raises(KeyboardInterrupt):
         evaluate.evaluate(small, digits, progress=False, kept=kept, **QUICK)
-    assert [entry["accuracy"] for entry in json.loads(kept.read_text())] == [whole.values[0]]
+    assert [entry["accuracy"] for entry in json.loads(kept.read_text())["networks"]] == [whole.values[0]]
     again = evaluate.evaluate(small, digits, progress=False, kept=kept, **QUICK)
     assert again.values == whole.values
     assert len(trained) == 4
     assert again.training_seconds > 0
-    kept.write_text('[{"accuracy": "?"}]')  # damaged: measured again
-    assert evaluate.evaluate(small, digits, progress=False, kept=kept, **QUICK).values == whole.values
+    other = dataclasses.replace(small, images=small.images * np.float32(0.5))
+    expected = evaluate.evaluate(other, digits, progress=False, **QUICK).values
+    for content in (kept.read_text(), '{"of": 3}', "[]", "{"):  # of another set, or damaged: measured again
+        kept.write_text(content)
+        assert evaluate.evaluate(other, digits, progress=False, kept=kept, **QUICK).values == expected
 
 
 def test_the_whole_set_as_a_method(tmp_path, capsys):

@@ -96,16 +96,34 @@ def test_a_run_that_diverges_is_left_behind(tmp_path, monkeypatch):
         np.testing.assert_array_equal(results[i].synthetic.images, condense.condense(alone).images)
 
 
-def test_as_many_as_fit_in_memory(tmp_path, monkeypatch):
+def test_further_runs_need_their_states():
     state = step.State(np.zeros((2, 100), np.float32), np.zeros((2, 25), np.float32), np.int32(0))  # 1004 bytes
-    assert memory.runs_at_once(state, 1, 10 * 8 * 1004) == 10
-    assert memory.runs_at_once(state, 2, 10 * 8 * 1004) == 20
-    assert memory.runs_at_once(state, 1, 10) == 1
-    config = dataclasses.replace(SMALL, runs=3)
-    whole = together(config, tmp_path / "whole")
-    monkeypatch.setattr(memory, "runs_at_once", lambda *_: 2)
-    for ours, theirs in zip(together(config, tmp_path / "parts"), whole, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert memory.runs_beside(5000, state, 1, 5000 + 9 * 4 * 1004) == 10
+    assert memory.runs_beside(5000, state, 2, 5000 + 9 * 2 * 1004) == 10
+    assert memory.runs_beside(5000, state, 1, 5000) == 1
+    assert memory.runs_beside(5000, state, 1, 10) == 1  # chosen by hand, and more than there is
+
+
+def test_where_memory_is_short_fewer_runs_are_together_and_each_is_what_it_is_alone(tmp_path, monkeypatch):
+    """The limit is what one run needs: several of them must neither be refused nor be computed in other chunks."""
+    config = dataclasses.replace(SMALL, network=NetworkConfig(width=32, depth=2), batch_real=100, ipc=5)
+    chosen, choose, groups = [], memory.choose, []
+
+    def spy(*arguments):
+        chosen.append(choose(*arguments))
+        return chosen[-1]
+
+    monkeypatch.setattr(memory, "choose", spy)
+    alone = condense.condense(dataclasses.replace(config, workdir=tmp_path / "alone")).images
+    limited = dataclasses.replace(config, memory_gb=1.01 * memory.peak_bytes(chosen[0][0]) / 1e9)
+    first = loop._Together.__init__
+    monkeypatch.setattr(
+        loop._Together, "__init__", lambda self, *args: (groups.append(len(args[1])), first(self, *args))[1]
+    )
+    runs = together(dataclasses.replace(limited, runs=6), tmp_path / "limited")
+    assert max(groups) < 6 == sum(groups)
+    assert chosen[0][1] == chosen[-1][1]
+    np.testing.assert_array_equal(runs[0], alone)
 
 
 def test_the_command_line_adds_runs_and_pools_their_networks(tmp_path, capsys):

@@ -163,6 +163,7 @@ class _Setup(NamedTuple):
     optimizer: Any
     sharding: ClassSharding
     image_shape: tuple[int, int, int]
+    whole: bool
 
     def make(self, length: int, chunks: Chunks) -> Any:
         return make_chunk(self.step(chunks), length)
@@ -176,8 +177,7 @@ class _Setup(NamedTuple):
             return self.sharding.compile(self.make(length, chunks), *arguments)
 
         limit = memory.limit(self.config)
-        whole = self.config.method not in GRADIENT and networks.has_batch_norm(self.network, self.image_shape)
-        return memory.choose(self.config, self.image_shape, self.sharding.per_device, compile, limit, whole)
+        return memory.choose(self.config, self.image_shape, self.sharding.per_device, compile, limit, self.whole)
 
     def abstract(self, case: Case) -> tuple[Any, Any, Any]:
         """Shapes in place of a key, a state and data of one run: enough to compile."""
@@ -200,14 +200,13 @@ def _setup(
         image_chunk=config.image_chunk,
         memory_gb=config.memory_gb,
     )
-    if case.method in GRADIENT:
-        network, _ = objectives.make_network(settings, case.num_classes, case.image_shape)
-    else:
+    network, whole = objectives.make_network(settings, case.num_classes, case.image_shape)
+    if whole:
+        memory.check_whole(settings)
+    if case.method not in GRADIENT:
         network = networks.create(config.network, case.num_classes, case.image_shape, axis_name)
-        if networks.has_batch_norm(network, case.image_shape):
-            memory.check_whole(settings)
     sharding = ClassSharding(case.num_classes, devices)
-    return _Setup(settings, network, optimizer.create(settings.optimizer), sharding, case.image_shape)
+    return _Setup(settings, network, optimizer.create(settings.optimizer), sharding, case.image_shape, whole)
 
 
 def _moments(image_shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:

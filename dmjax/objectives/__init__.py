@@ -1,4 +1,4 @@
-"""What is matched: one file an objective. Nothing else knows which one runs."""
+"""What is matched: one file an objective. The loop and all around it do not know which one runs."""
 
 import flax.linen as nn
 
