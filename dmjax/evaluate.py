@@ -227,6 +227,7 @@ def _main(arguments: list[str]) -> None:
         default = _like_run(_config_of(synthetic), Path(path))
     if like is not None:
         default = _like_run(experiment.load_config(like), default.synthetic)
+    default = experiment.without_options(default, arguments)
     given = cli.parse(EvaluateConfig, default, arguments, "python -m dmjax.evaluate", f"{__doc__}")
     if given.augment.strategy != default.augment.strategy and given.evaluation.strategy is None:
         recipe = dataclasses.replace(given.evaluation, strategy=given.augment.strategy)  # whatever the method's is

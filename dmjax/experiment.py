@@ -16,6 +16,7 @@ from dmjax.config import (
     Config,
     EvaluateConfig,
     EvaluationConfig,
+    NetworkConfig,
     OptimizerConfig,
 )
 from dmjax.errors import UserError, near_misses
@@ -68,8 +69,17 @@ def parse(kind: type[C], arguments: list[str], prog: str, description: str) -> t
     loaded = load_config(path) if path else Config()
     # What a kind declares anew is its own, not the experiment's.
     taken = [name for name in Config.__annotations__ if kind is Config or name not in kind.__annotations__]
-    default = kind(**{name: getattr(loaded, name) for name in taken})
+    default = without_options(kind(**{name: getattr(loaded, name) for name in taken}), arguments)
     return cli.parse(kind, default, arguments, prog, description), default
+
+
+def without_options(default: R, arguments: list[str]) -> R:
+    """What flags are given on top of: where they name another network, the options of the old one do not apply."""
+    name, _ = cli.take(arguments, "--network.name")
+    if name in (None, default.network.name):
+        return default
+    plain = NetworkConfig(name=default.network.name, precision=default.network.precision)
+    return dataclasses.replace(default, network=plain)
 
 
 def runs(config: Config) -> list[Config]:

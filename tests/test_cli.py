@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from dmjax import experiment
 from dmjax.condense import main as condense
+from dmjax.config import Config
 from dmjax.evaluate import main as evaluate
 
 TINY = ("--config", str(ROOT / "experiments" / "tiny.py"))
@@ -204,6 +206,13 @@ def test_another_network_drops_the_options_of_the_experiments(capsys):
     assert "contradict" in one_line_error(
         evaluate, capsys, *TINY, *quick, "--network.name", "ConvNetD1", "--network.depth", 2
     )
+
+
+def test_an_option_that_is_given_counts_even_where_the_experiment_has_the_same():
+    flags = [*map(str, TINY), "--network.name", "ConvNetBN"]
+    for more, width in (([], 128), (["--network.width", "32"], 32), (["--network.width=64"], 64)):
+        given, default = experiment.parse(Config, [*flags, *more], "", "")
+        assert experiment.resolve(given, default).network.width == width
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(capsys, tmp_path):
