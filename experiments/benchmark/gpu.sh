@@ -16,7 +16,7 @@ if [ -z "${OPTIONS:-}" ]; then  # it is to be the GPU that is measured
   python3 -c 'import torch; assert torch.cuda.is_available()' || { echo 'PyTorch sees no GPU: install its CUDA build' >&2; exit 2; }
 fi
 mkdir -p "$out"
-cases=${CASES:-cifar10-ipc10 cifar10-ipc50 mnist-ipc1 evaluate-cifar10-ipc50}
+cases=${CASES:-cifar10-ipc10 cifar10-ipc50 mnist-ipc1 evaluate-cifar10-ipc50 dsa-cifar10-ipc1}
 flags=()
 for case in $cases; do flags+=(--case "$case"); done
 for precision in ${PRECISIONS:-bfloat16 tf32 float32}; do
