@@ -254,10 +254,11 @@ def _table(report: list[dict[str, Any]]) -> str:
 
 
 def _notes(report: list[dict[str, Any]]) -> list[str]:
-    """How the settings differ from the papers': what all rows have in common, then what some have besides."""
+    """How the settings differ from the papers': what all sets have in common, then what some rows have besides."""
     if not any(row["published"] for row in report):
         return []  # nothing stands beside ours that could be mistaken
-    common = [s for s in report[0]["settings"] if all(s in row["settings"] for row in report)]
+    sets = [row for row in report if row["ipc"] is not None] or report
+    common = [s for s in sets[0]["settings"] if all(s in row["settings"] for row in sets)]
     notes = [f"\\* not the papers' settings: {', '.join(common)}"] if common else []
     rest: dict[str, list[str]] = {}
     for row in report:
