@@ -20,6 +20,7 @@ _PUBLIC = {
     "OptimizerConfig": "dmjax.config",
     "EmbeddingConfig": "dmjax.config",
     "PretrainedConfig": "dmjax.config",
+    "GradientConfig": "dmjax.config",
     "EvaluationConfig": "dmjax.config",
     "CheckpointConfig": "dmjax.config",
     "DistributedConfig": "dmjax.config",

@@ -32,6 +32,8 @@ def run(command: Callable[[list[str]], None], arguments: list[str] | None, when_
     except UserError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return error.status
+    except BrokenPipeError:  # whoever read has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, or a file where a folder should be
         print(f"error: {error.strerror or error}: {error.filename}; mend it, or choose another place", file=sys.stderr)
         return UserError.status

@@ -23,7 +23,7 @@ from dmjax.errors import UserError, near_misses
 from dmjax.evaluate import evaluate, evaluate_whole
 from dmjax.fields import flatten
 from dmjax.progress import progress_bar
-from dmjax.scores import Scores, scores
+from dmjax.scores import scores
 from dmjax.study import Study
 
 _PAPERS_RUNS = 5
@@ -113,6 +113,10 @@ def _check(compare: Study[CompareConfig], methods: Sequence[str], sizes: Sequenc
     for name in (*methods, *(re.sub(r"-ipc[1-9]\d*$", "", name) for name in sized)):
         if name not in METHODS:
             raise UserError(f"unknown method {name!r}; {near_misses(name, list(METHODS))}")
+    for name in sized:
+        _, _, size = name.partition("-ipc")
+        if size and int(size) not in sizes:
+            raise UserError(f"{name} is for {size} images per class, which --ipc does not name")
     if not methods or not sizes or min(sizes) < 1:
         raise UserError("methods and ipc must name at least one each, and ipc be at least 1")
     for method in methods:
@@ -121,11 +125,17 @@ def _check(compare: Study[CompareConfig], methods: Sequence[str], sizes: Sequenc
             coreset.check_method(config, compare.dataset, f"lower the largest of --ipc, or leave out {method}")
         for size in sizes if method != "whole" else ():
             compare.check(_config(compare, method, size, 0))
+            for run in range(varied.runs):
+                compare.check_run(_name(method, size, run), _config(compare, method, size, run))
 
 
 def _of(given: Sequence[tuple[str, Any]], method: str, ipc: int, default: Any) -> Any:
     """What is given for a method at one size, or for the method; or the default."""
     return dict(given).get(f"{method}-ipc{ipc}", dict(given).get(method, default))
+
+
+def _name(method: str, ipc: int, run: int) -> str:
+    return f"{method}/ipc_{ipc}/run_{run}"
 
 
 def _config(compare: Study[CompareConfig], method: str, ipc: int, run: int) -> Config:
@@ -151,9 +161,7 @@ def _measure(compare: Study[CompareConfig], method: str, ipc: int | None) -> Ite
             result = compare.accuracy(f"{method}/run_{run}", measure)
             yield result and {**result, "making": result["training_seconds"] / len(result["values"])}
         return
-    sets = compare.condense_together(
-        {f"{method}/ipc_{ipc}/run_{run}": _config(compare, method, ipc, run) for run in runs}
-    )
+    sets = compare.condense_together({_name(method, ipc, run): _config(compare, method, ipc, run) for run in runs})
     for run, (name, synthetic) in enumerate(sets.items()):
         if synthetic is None:
             yield None
@@ -178,7 +186,6 @@ def _row(method: str, ipc: int | None, results: list[dict[str, Any]]) -> Row:
 
 
 def _to_dict(row: Row, rows: list[Row], dataset: str) -> dict[str, Any]:
-    fair = _scores(row, rows)
     return {
         "method": row.method,
         "ipc": row.ipc,
@@ -188,15 +195,15 @@ def _to_dict(row: Row, rows: list[Row], dataset: str) -> dict[str, Any]:
         "values": list(row.values),
         "seconds": row.seconds,
         "published": published.accuracy(dataset, row.method, row.ipc),
-        **({} if fair is None else fair._asdict()),
+        **_scores(row, rows),
     }
 
 
-def _scores(row: Row, rows: list[Row]) -> Scores | None:
-    """Against random images of the same number and the whole set, where both were measured."""
+def _scores(row: Row, rows: list[Row]) -> dict[str, float]:
+    """Those of `scores` that can be had: against random images of the same number, and against the whole set."""
     means = {(other.method, other.ipc): other.mean for other in rows}
-    random, whole = means.get(("random", row.ipc)), means.get(("whole", None))
-    return None if None in (random, whole) or row.ipc is None else scores(row.mean, random, whole)
+    found = scores(row.mean, means.get(("random", row.ipc)), means.get(("whole", None)))
+    return {name: score for name, score in found._asdict().items() if score is not None and row.ipc is not None}
 
 
 _SETTINGS = {
@@ -274,18 +281,22 @@ def _size(row: dict[str, Any]) -> str:
 
 def _plot(path: Path, rows: list[Row], dataset: str) -> None:
     """Accuracy against images per class, and against the seconds that a set took (Figure 4)."""
-    by_size: dict[str, list[tuple[float, float, float]]] = {}
-    by_seconds: dict[str, list[tuple[float, float, float]]] = {}
-    for row in rows:
-        if row.ipc is not None:
-            by_size.setdefault(row.method, []).append((row.ipc, 100 * row.mean, 100 * row.std))
-            by_seconds.setdefault(row.method, []).append((max(row.seconds, 0.01), 100 * row.mean, 100 * row.std))
+    by_size: dict[str, list[tuple[float, float, float, str]]] = {}
+    by_seconds: dict[str, list[tuple[float, float, float, str]]] = {}
+    for row in sorted((row for row in rows if row.ipc is not None), key=lambda row: row.ipc or 0):
+        mean, std = 100 * row.mean, 100 * row.std
+        by_size.setdefault(row.method, []).append((row.ipc or 0, mean, std, ""))
+        by_seconds.setdefault(row.method, []).append((row.seconds, mean, std, str(row.ipc)))
     whole = next((row for row in rows if row.ipc is None), None)
+    path.unlink(missing_ok=True)  # a picture of other rows
     if by_size:
         if whole is not None:
-            sizes = {row.ipc for row in rows if row.ipc is not None}
-            by_size["whole"] = [(size, 100 * whole.mean, 0.0) for size in sizes]
-        panels = [("images per class", by_size), ("seconds to make a set", by_seconds)]
+            sizes = sorted({row.ipc for row in rows if row.ipc is not None})
+            by_size["whole"] = [(size, 100 * whole.mean, 100 * whole.std, "") for size in sizes]
+        panels = [
+            ("images per class", by_size),
+            ("seconds to make a set (at each point: images per class)", by_seconds),
+        ]
         plots.curves(path, [("test accuracy (%)", x, lines) for x, lines in panels], dataset)
 
 

@@ -50,7 +50,10 @@ def condense_runs(config: Config) -> list[SyntheticSet]:
     """Condenses `config.runs` sets with consecutive seeds, as one program; otherwise as `condense`."""
     config = _joined(experiment.resolve(config))
     if config.method == "whole":
-        raise UserError("method whole makes no set; dmjax.evaluate.evaluate_whole trains on all images")
+        raise UserError(
+            "method whole makes no set; dmjax.evaluate.evaluate_whole(config, dmjax.data.load(config.data)) judges it"
+        )
+    _check_layout(config)
     configs = experiment.runs(config)
     with processes.watched(), _workdirs(configs) as workdirs, signals.handled():
         results = loop.run_together(configs, _load(config), workdirs)
@@ -98,6 +101,7 @@ def _main(arguments: list[str]) -> None:
     compilation.use_cache()
     config, default = experiment.parse(Config, arguments, "python -m dmjax.condense", f"{__doc__}")
     config = _joined(experiment.resolve(config, default))
+    _check_layout(config)
     configs = experiment.runs(config)
     with processes.watched(), _workdirs(configs) as workdirs:
         finished = [_finished(workdir, config.method) if workdir else None for workdir in workdirs]
@@ -181,6 +185,12 @@ def _evaluate(config: Config, dataset: Dataset, workdir: Workdir, made: Result |
     return results
 
 
+def _check_layout(config: Config) -> None:
+    """Raises a `UserError` where folders of several seeds would come into that of one run or of a study."""
+    if config.runs > 1 and config.workdir is not None and (config.workdir / "config.json").exists():
+        raise UserError(f"{config.workdir} holds a run or a study; choose another --workdir for several seeds")
+
+
 def _report(config: Config, results: list[dict[str, Any]]) -> None:
     """Prints the table of a run; of several runs that of all their networks, which is written as well."""
     if config.runs == 1:
@@ -225,8 +235,9 @@ def _table(results: dict[str, Any]) -> str:
     images = {"synthetic": results["ipc"], "random_real": results["ipc"], "whole_dataset": "all"}
     made = f"{results['iterations']} iterations in" if results["iterations"] else "chosen in"
     made = made if results["ipc"] else "nothing to make,"
+    sets = f"{len(results['seed'])} sets, " if isinstance(results["seed"], list) else ""
     lines = [
-        f"{results['dataset']}, {results['method']}, {made} {seconds['condense']:.1f} s "
+        f"{results['dataset']}, {results['method']}, {sets}{made} {seconds['condense']:.1f} s "
         f"(+ {seconds['compile']:.1f} s to compile, {seconds['evaluate']:.1f} s to evaluate)",
         f"{'training images':<20} {'per class':>9}   test accuracy",
     ]

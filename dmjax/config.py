@@ -216,7 +216,8 @@ class Config:
     images_every: int = 1000
     """Iterations between two pictures of the synthetic set; 0: only the first and the last."""
     workdir: Path | None = None
-    """Where everything is written (default: runs/<name of the experiment file>)."""
+    """Where everything is written (default: runs/<name of the experiment file>, for a study and compare with its name
+    behind it)."""
     progress: bool = True
     """Show progress bars when standard error is a terminal or a notebook."""
 

@@ -244,6 +244,8 @@ def _main(arguments: list[str]) -> None:
     chosen = _pool(config)
     for network in chosen.values():  # what does not fit the images is said before anything is trained
         networks.create(network, dataset.num_classes, dataset.image_shape)
+    if config.random_real is not None:
+        coreset.check(dataset, config.random_real, "lower --random-real")
     what = str(path) if synthetic is not None else f"{config.random_real} random real images per class"
     recipe = config.evaluation
     print(f"{what}: test accuracy on {dataset.name}, {recipe.networks} networks each, {recipe.epochs} epochs\n")

@@ -30,21 +30,24 @@ def heat_map(path: Path, values: np.ndarray, rows: Sequence[str], columns: Seque
 
 def curves(
     path: Path,
-    panels: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[float, float, float]]]]],
+    panels: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[float, float, float, str]]]]],
     title: str,
 ) -> None:
     """Curves with error bars over a logarithmic axis, one panel beside the other.
 
     Args:
       path: The file.
-      panels: (label of the y axis, of the x axis, {name of a curve: (x, y, error) of its points}) of each.
+      panels: (label of the y axis, of the x axis, {name of a curve: (x, y, error, text beside it) of its points, in
+        the order in which they are connected}) of each.
       title: Above all of them.
     """
     figure, every = _figure(len(panels), 4.8, 3.8)
     for axes, (y_label, x_label, lines) in zip(every, panels, strict=True):
         for name, points in lines.items():
-            x, y, error = np.array(sorted(points)).T
-            axes.errorbar(x, y, error, marker="o", capsize=3, label=name)
+            x, y, error, texts = zip(*points, strict=True)
+            drawn = axes.errorbar(x, y, error, marker="o", capsize=3, label=name)
+            for at, text in zip(zip(x, y, strict=True), texts, strict=True):
+                axes.annotate(text, at, (4, 4), textcoords="offset points", fontsize=7, color=drawn[0].get_color())
         axes.set_xscale("log")
         ticks = sorted({point[0] for points in lines.values() for point in points})
         if all(float(tick).is_integer() for tick in ticks):
@@ -52,7 +55,8 @@ def curves(
             axes.minorticks_off()
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(alpha=0.3)
-        axes.legend()
+    handles = {name: handle for axes in every for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper")  # once, and beside the curves
     figure.suptitle(title)
     _save(figure, path)
 

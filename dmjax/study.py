@@ -24,7 +24,7 @@ from dmjax.data import Dataset
 from dmjax.data import load as load_dataset
 from dmjax.errors import NonFiniteLoss, UserError
 from dmjax.evaluate import Accuracy
-from dmjax.workdir import Workdir, is_of
+from dmjax.workdir import Workdir, changes
 
 C = TypeVar("C", bound=Config)
 
@@ -63,6 +63,17 @@ class Study(Generic[C]):
         if config.init == "real":
             coreset.check(self.dataset, config.ipc, "lower it, or start from noise with --init noise")
 
+    def check_run(self, name: str, config: Config) -> None:
+        """Raises a `UserError` where a run of this name is there that has other settings."""
+        folder = self.folder / "runs" / name
+        resolved = experiment.resolve(dataclasses.replace(config, workdir=folder))
+        changed = [] if not (folder / "config.json").exists() else changes(folder, resolved)
+        if changed:
+            raise UserError(
+                f"{folder} has other settings ({', '.join(changed)}); remove it, to make it anew, choose another "
+                "--workdir, or give the old values"
+            )
+
     def cell(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
         """The result of a measurement, made now where it is missing; None if it fails.
 
@@ -95,8 +106,7 @@ class Study(Generic[C]):
         self, names: Sequence[str], measure: Callable[[], Sequence[dict[str, Any] | Exception]]
     ) -> list[dict[str, Any] | None]:
         """Makes and writes the cells of these names, which share the time equally; None for those that fail."""
-        self._workdir.describe(self.config, self.dataset)
-        files.write_json(self.folder / "study.json", self._command[2])
+        self._describe()
         start, compiled = time.perf_counter(), compilation.seconds()
         try:
             results = measure()
@@ -110,6 +120,11 @@ class Study(Generic[C]):
             else self._write(name, {**result, "seconds": seconds, "compile_seconds": compiling})
             for name, result in zip(names, results, strict=True)
         ]
+
+    def _describe(self) -> dict[str, Any]:
+        """Writes whose folder this is, where that is not there; returns it."""
+        files.write_json(self.folder / "study.json", self._command[2])
+        return self._workdir.describe(self.config, self.dataset)
 
     def _fail(self, name: str, error: Exception) -> None:
         reason = (str(error).splitlines() or [""])[0]
@@ -148,7 +163,7 @@ class Study(Generic[C]):
         return (
             _read(self._path(f"{name}/condense")) is not None
             and artifacts.is_readable(config.workdir / "synthetic.npz")
-            and is_of(config.workdir, config)
+            and not changes(config.workdir, config)
         )
 
     def _condense(self, configs: Sequence[Config]) -> list[dict[str, Any] | Exception]:
@@ -174,7 +189,7 @@ class Study(Generic[C]):
         """Prints the table, writes it and the results, and raises a `UserError` where something failed."""
         cells = [_read(path) for path in (self.folder / "cells").rglob("*.json")]
         seconds = sum(cell["seconds"] for cell in cells if cell is not None)
-        about = {"command": shlex.join(self._command), **self._workdir.describe(self.config, self.dataset)}
+        about = {"command": shlex.join(self._command), **self._describe()}
         about["config"] = {k: v for k, v in about["config"].items() if k != "data"}  # its paths say nothing elsewhere
         files.write_json(self.folder / "results.json", {**results, "seconds": seconds, "about": about})
         files.write_bytes(self.folder / "table.md", f"{table}\n".encode())
@@ -202,7 +217,7 @@ def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str)
         raise UserError("--runs is for dmjax.condense and dmjax.compare; a study makes one set of each")
     resolved = experiment.resolve(given, default)
     varied = dataclasses.replace(resolved, **{name: getattr(given, name) for name in _OF_EACH_RUN})
-    with Workdir(as_config(varied)) as workdir:
+    with Workdir(as_config(varied), study=True) as workdir:
         _check_kind(workdir.path / "study.json", prog.split()[2])
         yield Study(varied, default, load_dataset(varied.data, varied.progress), workdir, [*prog.split(), *arguments])
 

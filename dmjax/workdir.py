@@ -15,11 +15,11 @@ from dmjax.errors import UserError
 class Workdir:
     """Paths below WORKDIR; holds a lock on it while it is open."""
 
-    def __init__(self, config: Config):
-        """Claims the folder for this configuration.
+    def __init__(self, config: Config, study: bool = False):
+        """Claims the folder for this configuration, of a run or of a study, which is many runs.
 
         Raises:
-          UserError: it cannot be written, another process is at work in it, or it belongs to another configuration.
+          UserError: it cannot be written, another process is at work in it, or it belongs to something else.
         """
         if config.workdir is None:
             raise UserError("no workdir: give --workdir FOLDER")
@@ -39,6 +39,9 @@ class Workdir:
         self._owned = False
         try:
             self._claim(config)
+            if self.stored is not None and study != (self.path / "study.json").exists():
+                what, other = ("a run", "a study") if study else ("a study", "a run")
+                raise UserError(f"{self.path} holds {what}, not {other}; choose another --workdir")
         except BaseException:
             self.close()
             raise
@@ -98,13 +101,12 @@ class Workdir:
         self.close()
 
 
-def is_of(folder: Path, config: Config) -> bool:
-    """Whether a run in this folder has this configuration."""
-    stored = files.read_json(folder / "config.json")
+def changes(folder: Path, config: Config) -> list[str]:
+    """What another configuration the run in this folder has; see `fields.differences`."""
     try:
-        return not _changes(stored, config)
+        return _changes(files.read_json(folder / "config.json"), config)
     except (KeyError, TypeError, AttributeError, UserError):
-        return False
+        return ["config.json is missing or damaged"]
 
 
 def _changes(stored: dict[str, Any], config: Config) -> list[str]:

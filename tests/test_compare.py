@@ -1,5 +1,6 @@
 """All methods in one table: what is kept, what fails, what is printed."""
 
+import dataclasses
 import json
 import math
 
@@ -7,8 +8,10 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from dmjax import compare, experiment, published, study
+from dmjax import compare, condense, experiment, fields, published, study
+from dmjax.errors import UserError
 from dmjax.scores import scores
+from dmjax.workdir import Workdir
 
 SMALL = (
     *("--config", str(ROOT / "experiments" / "tiny.py"), "--network.width", "4", "--network.depth", "1"),
@@ -28,6 +31,7 @@ def test_scores_by_hand():
     assert found.improvement_over_random == pytest.approx(0.2)
     assert found.label_robust == pytest.approx((math.exp(-0.1) - math.exp(-1)) / (math.e - math.exp(-1)))
     assert scores(1.0, 0.0, 0.0).label_robust == pytest.approx(1)
+    assert scores(0.5, 0.25, None) == (None, 0.25, None)  # what was not measured is not said
 
 
 def test_published_figures():
@@ -108,10 +112,39 @@ def test_the_runs_of_a_cell_are_those_of_their_seeds_and_other_settings_are_not_
     ]
     assert [(c["ipc"], c["seed"], c["iterations"]) for c in configs] == [(1, 0, 2), (1, 1, 2), (2, 0, 4), (2, 1, 4)]
     capsys.readouterr()
+    before = (tmp_path / "all" / "table.md").read_bytes()
     assert run(*flags, "--iterations-of", "dm-ipc1", 2, "dm", 6) == 2
-    assert "another configuration (iterations: 4 -> 6)" in capsys.readouterr().err
-    rows = json.loads((tmp_path / "j").read_text())["rows"]
-    assert [row["ipc"] for row in rows] == [1]
+    error = capsys.readouterr().err
+    assert "ipc_2/run_0 has other settings (iterations: 4 -> 6)" in error
+    assert len(error.splitlines()) == 1
+    assert (tmp_path / "all" / "table.md").read_bytes() == before
+    assert len(json.loads((tmp_path / "j").read_text())["rows"]) == 2
+
+
+def test_runs_and_studies_do_not_share_a_folder(tmp_path, capsys):
+    small = [*map(str, SMALL[:6]), "--method", "random", "--ipc", "1", "--progress", "false"]
+    small += ["--evaluation.networks", "1", "--evaluation.epochs", "1", "--evaluation.random-real", "false"]
+    small += ["--evaluation.whole-dataset", "false"]
+    assert condense.main([*small, "--workdir", str(tmp_path / "run")]) == 0
+    assert run("--workdir", tmp_path / "study", "--methods", "random", "--ipc", 1, "--runs", 1) == 0
+    capsys.readouterr()
+    for command, flags, message in (
+        (condense.main, [*small, "--workdir", str(tmp_path / "study")], "configuration"),
+        (condense.main, [*small, "--workdir", str(tmp_path / "run"), "--runs", "2"], "holds a run or a study"),
+        (compare.main, [*small[:6], "--workdir", str(tmp_path / "run"), "--methods", "random"], "configuration"),
+    ):
+        assert command(flags) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1
+    config = experiment.resolve(condense.experiment.load_config(SMALL[1]))
+    config = dataclasses.replace(config, workdir=tmp_path / "study")
+    (tmp_path / "study" / "config.json").write_text(json.dumps({"config": fields.to_dict(config)}))
+    with pytest.raises(UserError, match="holds a study, not a run"):
+        Workdir(config)
+    (tmp_path / "study" / "study.json").unlink()
+    with pytest.raises(UserError, match="holds a run, not a study"):
+        Workdir(config, study=True)
 
 
 def test_each_method_has_its_own_defaults(tmp_path):
@@ -142,6 +175,7 @@ def test_each_method_has_its_own_defaults(tmp_path):
         (("--iterations-of", "dmm-ipc1", 3), "unknown method 'dmm'"),
         (("--learning-rates-of", "random-ipc10x", 3), "unknown method 'random-ipc10x'"),
         (("--learning-rates-of", "dm", 0), "learning_rate must be above 0"),
+        (("--iterations-of", "dm-ipc7", 3, "--ipc", 1), "--ipc does not name"),
         (("--runs", 0), "runs must be at least 1"),
         (("--ipc", "ten"), "ten"),
     ],
