@@ -71,8 +71,10 @@ def run_together(
         # A kill between their checkpoints leaves runs at different iterations: each group goes on from its own.
         order = sorted(range(len(opened)), key=lambda i: opened[i][0].done)
         for _, same in itertools.groupby(order, key=lambda i: opened[i][0].done):
-            group = list(same)
+            group, start = list(same), time.perf_counter()
             at_once = programs.runs_at_once(len(group))
+            for i in group:
+                opened[i][0].compiled((time.perf_counter() - start) / len(group))
             for members in (group[i : i + at_once] for i in range(0, len(group), at_once)):
                 records, states = zip(*(opened[i] for i in members), strict=True)
                 results |= dict(zip(members, _Together(programs, records, states).to_end(), strict=True))
@@ -128,16 +130,16 @@ class _Programs:
 
     def runs_at_once(self, wanted: int) -> int:
         """How many runs are one program: as many as fit beside each other with the chunks that one run has alone."""
-        if wanted > 1 and self._chunks is None:
-            preferred = memory.preferred(self.config, self._shape, self.sharding.per_device, self.whole)
-            together = self._compile(chunk_length(self.config), wanted, preferred)
-            if memory.peak_bytes(together) <= self._limit():
-                self._chunks = preferred
-                self._compiled[chunk_length(self.config), wanted] = together
-        if wanted == 1 or self._chunks is not None:
+        if wanted == 1:
+            return 1
+        length, limit, per_device = chunk_length(self.config), self._limit(), self.sharding.per_device
+        chunks = self._chunks or memory.preferred(self.config, self._shape, per_device, self.whole)
+        together = self._compile(length, wanted, chunks)
+        if memory.peak_bytes(together) <= limit:  # then one run alone would have these chunks too
+            self._chunks, self._compiled[length, wanted] = chunks, together
             return wanted
-        alone = self.get(chunk_length(self.config), 1)
-        return memory.runs_beside(memory.peak_bytes(alone), self._state, self.sharding.num_devices, self._limit())
+        alone = memory.peak_bytes(self.get(length, 1))
+        return min(wanted, memory.runs_beside(alone, self._state, self.sharding.num_devices, limit))
 
     def get(self, length: int, runs: int) -> Any:
         """The program for chunks of this length and so many runs."""
