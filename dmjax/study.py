@@ -67,7 +67,7 @@ class Study(Generic[C]):
         """Raises a `UserError` where a run of this name is there that has other settings."""
         folder = self.folder / "runs" / name
         resolved = experiment.resolve(dataclasses.replace(config, workdir=folder))
-        changed = [] if not (folder / "config.json").exists() else changes(folder, resolved)
+        changed = changes(folder, resolved)
         if changed:
             raise UserError(
                 f"{folder} has other settings ({', '.join(changed)}); remove it, to make it anew, choose another "
@@ -163,7 +163,7 @@ class Study(Generic[C]):
         return (
             _read(self._path(f"{name}/condense")) is not None
             and artifacts.is_readable(config.workdir / "synthetic.npz")
-            and not changes(config.workdir, config)
+            and changes(config.workdir, config) == []
         )
 
     def _condense(self, configs: Sequence[Config]) -> list[dict[str, Any] | Exception]:

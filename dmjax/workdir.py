@@ -101,12 +101,12 @@ class Workdir:
         self.close()
 
 
-def changes(folder: Path, config: Config) -> list[str]:
-    """What another configuration the run in this folder has; see `fields.differences`."""
+def changes(folder: Path, config: Config) -> list[str] | None:
+    """In what the run in this folder is another one, by `fields.differences`; None where that cannot be read."""
     try:
         return _changes(files.read_json(folder / "config.json"), config)
     except (KeyError, TypeError, AttributeError, UserError):
-        return ["config.json is missing or damaged"]
+        return None
 
 
 def _changes(stored: dict[str, Any], config: Config) -> list[str]:

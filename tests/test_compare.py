@@ -119,6 +119,11 @@ def test_the_runs_of_a_cell_are_those_of_their_seeds_and_other_settings_are_not_
     assert len(error.splitlines()) == 1
     assert (tmp_path / "all" / "table.md").read_bytes() == before
     assert len(json.loads((tmp_path / "j").read_text())["rows"]) == 2
+    (tmp_path / "all/runs/dm/ipc_2/run_0/config.json").write_text("{")  # one that is damaged stops no other
+    (tmp_path / "all/cells/dm/ipc_2/run_1/condense.json").unlink()
+    assert run(*flags, "--iterations-of", "dm-ipc1", 2, "dm", 4) == 2
+    assert "1 failed: dm/ipc_2/run_0/condense" in capsys.readouterr().err
+    assert [row["runs"] for row in json.loads((tmp_path / "j").read_text())["rows"]] == [2, 1]
 
 
 def test_runs_and_studies_do_not_share_a_folder(tmp_path, capsys):
