@@ -100,8 +100,8 @@ def init_state(optimizer: optax.GradientTransformation, images: np.ndarray) -> S
 def make_chunk(step: Step, length: int) -> Chunk:
     """Returns `length` iterations of independent runs as one program, in which they share the real images.
 
-    One run after the other: under `vmap` the networks of several runs would become grouped convolutions, which are
-    slower, and one run alone fills a device. So each run computes what it computes alone.
+    One run after the other, so that each computes what it computes alone: under `vmap` the networks of several runs
+    would become grouped convolutions, which are slower on a CPU. On an accelerator neither is measured.
     """
 
     def chunk(keys, states, data, trained=None):
