@@ -14,20 +14,25 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Config": "dmjax.config",
+    "Dataset": "dmjax.data",
     "DataConfig": "dmjax.config",
     "NetworkConfig": "dmjax.config",
     "AugmentConfig": "dmjax.config",
-    "OptimizerConfig": "dmjax.config",
-    "EmbeddingConfig": "dmjax.config",
     "PretrainedConfig": "dmjax.config",
-    "GradientConfig": "dmjax.config",
     "EvaluationConfig": "dmjax.config",
     "CheckpointConfig": "dmjax.config",
     "DistributedConfig": "dmjax.config",
-    "load_config": "dmjax.experiment",
+    "Method": "dmjax.methods",
+    "DM": "dmjax.methods.distribution",
+    "EmbeddingConfig": "dmjax.methods.distribution",
+    "DC": "dmjax.methods.gradient",
+    "DSA": "dmjax.methods.gradient",
+    "GradientConfig": "dmjax.methods.gradient",
+    "OptimizerConfig": "dmjax.methods.optimizer",
+    "load_config": "dmjax.settings.experiment",
     "condense_runs": "dmjax.condense",
-    "SyntheticSet": "dmjax.artifacts",
-    "UserError": "dmjax.errors",
+    "SyntheticSet": "dmjax.data.synthetic_set",
+    "UserError": "dmjax.common.errors",
 }
 _COMMANDS = ("condense", "evaluate")  # modules that can be called
 

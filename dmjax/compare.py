@@ -17,17 +17,21 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from dmjax import cli, coreset, experiment, files, networks, plots, published, study
-from dmjax.config import AUGMENTATIONS, CORESETS, DISTRIBUTION, GRADIENT, METHODS, AugmentConfig, Config
-from dmjax.errors import UserError, near_misses
-from dmjax.evaluate import evaluate, evaluate_whole
-from dmjax.fields import flatten
-from dmjax.progress import progress_bar
-from dmjax.scores import scores
-from dmjax.study import Study
+from dmjax import methods, networks
+from dmjax.common import files, plots
+from dmjax.common.errors import UserError, near_misses
+from dmjax.common.progress import progress_bar
+from dmjax.config import ALL_GROUPS, AugmentConfig, Config
+from dmjax.evaluation.judge import judge_whole
+from dmjax.evaluation.scores import scores
+from dmjax.methods import Method
+from dmjax.run import study
+from dmjax.run.study import Study
+from dmjax.settings import cli, experiment, fields
 
 _PAPERS_RUNS = 5
-_WITHOUT_FLIP = "_".join(group for group in AUGMENTATIONS if group != "flip")
+_PAPERS_SIZES = (1, 10, 50)
+_DIGITS = ("digits", "mnist", "svhn", "svhn_cropped")  # whose images the papers do not mirror
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +39,10 @@ class CompareConfig(Config):
     """What is compared."""
 
     ipc: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 1
-    method: tyro.conf.Suppress[tyro.conf.Fixed[str]] = "dm"  # type: ignore[assignment]
-    methods: tuple[str, ...] = ("random", "herding", "dm")
-    """random, herding, kcenter, forgetting: real images; dc, dsa, dm: condensed; whole: the whole training set."""
-    sizes: Annotated[tuple[int, ...], tyro.conf.arg(name="ipc")] = (1, 10, 50)
+    method: tyro.conf.Suppress[tyro.conf.Fixed[Any]] = Config.method
+    methods: tuple[str, ...] = methods.COMPARED
+    """Names of methods, or module:Class of one's own. A flag of a method is for all of them that have it."""
+    sizes: Annotated[tuple[int, ...], tyro.conf.arg(name="ipc")] = _PAPERS_SIZES
     """Images per class."""
     runs: int = _PAPERS_RUNS
     """Sets of each method and size, with the seeds --seed, --seed + 1, ..."""
@@ -78,169 +82,167 @@ class Row:
         return float(np.std(self.values))
 
 
+class Comparison:
+    """A study of several methods, each with its own settings."""
+
+    def __init__(self, opened: Study[CompareConfig], named: dict[str, Method]):
+        self.study, self.varied, self.methods = opened, opened.varied, named
+        self.sizes = sorted(set(self.varied.sizes))
+
+    def config(self, name: str, ipc: int, run: int = 0) -> Config:
+        """The configuration of one run of a method."""
+        base = self.study.config
+        method, varied = self.methods[name], self.varied
+        chosen = {
+            "iterations": _chosen(varied.iterations_of, name, ipc),
+            "optimizer.learning_rate": _chosen(varied.learning_rates_of, name, ipc),
+        }
+        method = fields.replace(method, {field: value for field, value in chosen.items() if value is not None})
+        return dataclasses.replace(base, method=method, ipc=ipc, seed=base.seed + run)
+
+    def check(self) -> None:
+        """Raises a `UserError` for what cannot work, before anything is computed."""
+        varied = self.varied
+        if not self.methods or not self.sizes or self.sizes[0] < 1:
+            raise UserError("methods and ipc must name at least one each, and ipc be at least 1")
+        for flag, field in (("iterations_of", "iterations"), ("learning_rates_of", "optimizer.learning_rate")):
+            for cell, _ in getattr(varied, flag):
+                name, size = re.fullmatch(r"(.*?)(?:-ipc([1-9]\d*))?", cell).groups()  # type: ignore[union-attr]
+                if name not in self.methods:
+                    known = f"{near_misses(name, list(self.methods))}"
+                    raise UserError(f"{flag}: {name!r} is not among the methods that are compared; {known}")
+                if size and int(size) not in self.sizes:
+                    raise UserError(f"{flag}: {cell} is for {size} images per class, which --ipc does not name")
+                if field not in fields.flatten(self.methods[name]):
+                    raise UserError(f"{flag}: {name} has no {field}")
+        for name, method in self.methods.items():
+            for size in self.sizes if method.makes_set else ():
+                config = experiment.resolve(self.config(name, size))
+                method.check(config, self.study.dataset, f"lower the largest of --ipc, or leave out {name}")
+                self.study.check(config)
+                for run in range(varied.runs):
+                    self.study.check_run(_cell(name, size, run), self.config(name, size, run))
+
+    def measure(self, name: str, ipc: int | None) -> Iterator[dict[str, Any] | None]:
+        """The accuracies of all runs at one size, each with the seconds that its set took to make."""
+        runs, base = range(self.varied.runs), self.study.config
+        if ipc is None:
+            for run in runs:
+                config = experiment.resolve(dataclasses.replace(base, seed=base.seed + run))
+                measure = functools.partial(judge_whole, config, self.study.dataset)
+                result = self.study.accuracy(f"{name}/run_{run}", measure)
+                yield result and {**result, "making": result["training_seconds"] / len(result["values"])}
+            return
+        sets = self.study.condense_together({_cell(name, ipc, run): self.config(name, ipc, run) for run in runs})
+        for run, (cell, synthetic) in enumerate(sets.items()):
+            if synthetic is None:
+                yield None
+                continue
+            config = dataclasses.replace(base, seed=base.seed + run)
+            result = self.study.set_accuracy(f"{cell}/accuracy", synthetic, config)
+            made = self.study.cell(f"{cell}/condense", dict)
+            yield result and made and {**result, "making": made["condense_seconds"]}
+
+    def settings(self, row: Row) -> list[str]:
+        """How the settings of a row differ from the papers', as `name value`."""
+        base, method = self.study.config, self.methods[row.method]
+        own = experiment.resolve(base if row.ipc is None else self.config(row.method, row.ipc))
+        without_flip = self.study.dataset.name in _DIGITS
+        strategy = ALL_GROUPS.replace("flip_", "") if without_flip else ALL_GROUPS
+        papers = Config(method=type(own.method)(), ipc=own.ipc, data=own.data, augment=AugmentConfig(strategy=strategy))
+        papers = experiment.resolve(papers)
+        if self._network(own) == self._network(papers):  # however it is written
+            papers = dataclasses.replace(papers, network=own.network)
+        matters = {"network", "augment", "evaluation", *(["pretrained"] if method.uses_trained_networks() else [])}
+        own_fields = fields.flatten(own.method) if row.ipc is not None else {}
+        ignored = {*_NO_MATTER, "evaluation.epochs" if row.ipc is None else "evaluation.whole_epochs"}
+        reference = {**fields.flatten(papers), "evaluation.whole_epochs": None}  # the papers do not say
+        differing = [
+            f"{name} {_shown(value)}"
+            for name, value in fields.flatten(own).items()
+            if (name.partition(".")[0] in matters or name in own_fields)
+            and name not in ignored
+            and value != reference[name]
+        ]
+        size = [] if own.data.image_size is None else [f"data.image_size {own.data.image_size}"]
+        return [*size, *differing, *([f"runs {row.runs}"] if row.runs != _PAPERS_RUNS else [])]
+
+    def _network(self, config: Config) -> Any:
+        dataset = self.study.dataset
+        return networks.create(config.network, dataset.num_classes, dataset.image_shape)
+
+    def report(self, row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+        """A row as JSON values, with the published accuracy and the scores that can be had."""
+        bounds = {name: method.bound for name, method in self.methods.items() if method.bound}
+        means = {(bounds.get(other.method), other.ipc): other.mean for other in rows}
+        found = scores(row.mean, means.get(("lower", row.ipc)), means.get(("upper", None)))
+        return {
+            "method": row.method,
+            "ipc": row.ipc,
+            "mean": row.mean,
+            "std": row.std,
+            "runs": row.runs,
+            "values": list(row.values),
+            "seconds": row.seconds,
+            "published": _published(self.methods[row.method], self.study.dataset.name, row.ipc),
+            **{name: score for name, score in found._asdict().items() if score is not None and row.ipc is not None},
+            "settings": self.settings(row),
+        }
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     return cli.run(_main, arguments, "the same command again goes on from here")
 
 
 def _main(arguments: list[str]) -> None:
-    with study.opened(CompareConfig, arguments, "python -m dmjax.compare", f"{__doc__}") as compare:
-        varied = compare.varied
+    names = cli.values(arguments, "methods")
+    named, rest = experiment.parse_methods(dict.fromkeys(CompareConfig.methods if names is None else names), arguments)
+    with study.opened(CompareConfig, rest, "python -m dmjax.compare", f"{__doc__}") as opened:
+        compare, varied = Comparison(opened, named), opened.varied
         if varied.json is not None:
             files.check_writable(varied.json)
-        methods, sizes = tuple(dict.fromkeys(varied.methods)), sorted(set(varied.sizes))
-        _check(compare, methods, sizes)
-        every = [(method, size) for method in methods for size in ([None] if method == "whole" else sizes)]
-        found: dict[tuple[str, int | None], list[dict[str, Any]]] = {cell: [] for cell in every}
-        with progress_bar(None, "comparing", varied.progress, len(every) * varied.runs) as bar:
-            for method, size in every:
-                bar.set_postfix_str(f"{method} {size or ''}".strip())
-                for result in _measure(compare, method, size):
-                    found[method, size] += [result] if result is not None else []
+        compare.check()
+        cells = [(name, size) for name, m in named.items() for size in (compare.sizes if m.makes_set else [None])]
+        found: dict[tuple[str, int | None], list[dict[str, Any]]] = {cell: [] for cell in cells}
+        with progress_bar(None, "comparing", varied.progress, len(cells) * varied.runs) as bar:
+            for name, size in cells:
+                bar.set_postfix_str(f"{name} {size or ''}".strip())
+                for result in compare.measure(name, size):
+                    found[name, size] += [result] if result is not None else []
                     bar.update()
-        rows = [_row(method, size, of_cell) for (method, size), of_cell in found.items() if of_cell]
-        report = [{**_to_dict(row, rows, compare.dataset.name), "settings": _settings(compare, row)} for row in rows]
+        rows = [_row(name, size, results) for (name, size), results in found.items() if results]
+        report = [compare.report(row, rows) for row in rows]
         if varied.json is not None:
             files.write_json(varied.json, {"rows": report})
-        _plot(compare.folder / "comparison.png", rows, compare.dataset.name)
-        compare.finish({"rows": report}, _table(report))
+        _plot(opened.folder / "comparison.png", rows, opened.dataset.name)
+        opened.finish({"rows": report}, _table(report))
 
 
-def _check(compare: Study[CompareConfig], methods: Sequence[str], sizes: Sequence[int]) -> None:
-    """Raises a `UserError` for what cannot work, before anything is computed."""
-    varied = compare.varied
-    sized = [name for name, _ in (*varied.iterations_of, *varied.learning_rates_of)]
-    for name in (*methods, *(re.sub(r"-ipc[1-9]\d*$", "", name) for name in sized)):
-        if name not in METHODS:
-            raise UserError(f"unknown method {name!r}; {near_misses(name, list(METHODS))}")
-    for name in sized:
-        _, _, size = name.partition("-ipc")
-        if size and int(size) not in sizes:
-            raise UserError(f"{name} is for {size} images per class, which --ipc does not name")
-    if not methods or not sizes or min(sizes) < 1:
-        raise UserError("methods and ipc must name at least one each, and ipc be at least 1")
-    for method in methods:
-        if method in CORESETS:
-            config = _config(compare, method, max(sizes), 0)
-            coreset.check_method(config, compare.dataset, f"lower the largest of --ipc, or leave out {method}")
-        for size in sizes if method != "whole" else ():
-            compare.check(_config(compare, method, size, 0))
-            for run in range(varied.runs):
-                compare.check_run(_name(method, size, run), _config(compare, method, size, run))
+def _chosen(given: Sequence[tuple[str, Any]], name: str, ipc: int) -> Any:
+    """What is given for a method at one size, or for the method; None where nothing is."""
+    return dict(given).get(f"{name}-ipc{ipc}", dict(given).get(name))
 
 
-def _of(given: Sequence[tuple[str, Any]], method: str, ipc: int, default: Any) -> Any:
-    """What is given for a method at one size, or for the method; or the default."""
-    return dict(given).get(f"{method}-ipc{ipc}", dict(given).get(method, default))
+def _cell(name: str, ipc: int, run: int) -> str:
+    return f"{name.replace(':', '.')}/ipc_{ipc}/run_{run}"
 
 
-def _name(method: str, ipc: int, run: int) -> str:
-    return f"{method}/ipc_{ipc}/run_{run}"
+def _published(method: Method, dataset: str, ipc: int | None) -> float | None:
+    """The published accuracy in per cent, by images per class; None where there is none."""
+    figures = method.published.get(dataset)
+    if figures is None or (ipc is not None and ipc not in _PAPERS_SIZES):
+        return None
+    return figures[_PAPERS_SIZES.index(ipc or 1)]
 
 
-def _config(compare: Study[CompareConfig], method: str, ipc: int, run: int) -> Config:
-    varied, config = compare.varied, compare.config
-    config = dataclasses.replace(config, method=method, ipc=ipc, seed=config.seed + run)
-    if method in CORESETS:
-        return dataclasses.replace(config, iterations=None)
-    rate = _of(varied.learning_rates_of, method, ipc, config.optimizer.learning_rate)
-    return dataclasses.replace(
-        config,
-        iterations=_of(varied.iterations_of, method, ipc, config.iterations),
-        optimizer=dataclasses.replace(config.optimizer, learning_rate=rate),
-    )
-
-
-def _measure(compare: Study[CompareConfig], method: str, ipc: int | None) -> Iterator[dict[str, Any] | None]:
-    """The accuracies of all runs at one size, each with the seconds that its set took to make."""
-    runs = range(compare.varied.runs)
-    if ipc is None:
-        for run in runs:
-            config = dataclasses.replace(compare.config, seed=compare.config.seed + run)
-            measure = functools.partial(evaluate_whole, config, compare.dataset)
-            result = compare.accuracy(f"{method}/run_{run}", measure)
-            yield result and {**result, "making": result["training_seconds"] / len(result["values"])}
-        return
-    sets = compare.condense_together({_name(method, ipc, run): _config(compare, method, ipc, run) for run in runs})
-    for run, (name, synthetic) in enumerate(sets.items()):
-        if synthetic is None:
-            yield None
-            continue
-        measure = functools.partial(
-            evaluate,
-            synthetic,
-            compare.dataset,
-            seed=compare.config.seed + run,
-            progress=compare.config.progress,
-            description=name,
-            **flatten(compare.config.evaluation),
-        )
-        result = compare.accuracy(f"{name}/accuracy", measure, synthetic.digest())
-        made = compare.cell(f"{name}/condense", dict)
-        yield result and made and {**result, "making": made["condense_seconds"]}
+_NO_MATTER = ("evaluation.every", "evaluation.random_real", "evaluation.whole_dataset", "pretrained.path")
+"""Fields that do not change an accuracy."""
 
 
 def _row(method: str, ipc: int | None, results: list[dict[str, Any]]) -> Row:
     values = tuple(value for result in results for value in result["values"])
     return Row(method, ipc, values, float(np.mean([result["making"] for result in results])), len(results))
-
-
-def _to_dict(row: Row, rows: list[Row], dataset: str) -> dict[str, Any]:
-    return {
-        "method": row.method,
-        "ipc": row.ipc,
-        "mean": row.mean,
-        "std": row.std,
-        "runs": row.runs,
-        "values": list(row.values),
-        "seconds": row.seconds,
-        "published": published.accuracy(dataset, row.method, row.ipc),
-        **_scores(row, rows),
-    }
-
-
-def _scores(row: Row, rows: list[Row]) -> dict[str, float]:
-    """Those of `scores` that can be had: against random images of the same number, and against the whole set."""
-    means = {(other.method, other.ipc): other.mean for other in rows}
-    found = scores(row.mean, means.get(("random", row.ipc)), means.get(("whole", None)))
-    return {name: score for name, score in found._asdict().items() if score is not None and row.ipc is not None}
-
-
-_SETTINGS = {
-    "all": ("network", "augment", "evaluation"),
-    "whole": (),
-    **dict.fromkeys(CORESETS, ("pretrained",)),
-    "random": (),
-    **dict.fromkeys(DISTRIBUTION, ("optimizer", "embedding", "iterations", "init", "batch_real")),
-    **dict.fromkeys(GRADIENT, ("optimizer", "gradient", "iterations", "init", "batch_real")),
-}
-"""What matters to a method, by the first part of the names."""
-_NO_MATTER = ("evaluation.every", "evaluation.random_real", "evaluation.whole_dataset", "pretrained.path")
-
-
-def _settings(compare: Study[CompareConfig], row: Row) -> list[str]:
-    """How the settings of a row differ from the papers', as `name value`."""
-    own = experiment.resolve(compare.config if row.ipc is None else _config(compare, row.method, row.ipc, 0))
-    strategy = _WITHOUT_FLIP if compare.dataset.name in published.WITHOUT_FLIP else AugmentConfig.strategy
-    papers = Config(method=own.method, ipc=own.ipc, data=own.data, augment=AugmentConfig(strategy=strategy))
-    papers = experiment.resolve(papers)
-    if _create(compare, own) == _create(compare, papers):  # however it is written
-        papers = dataclasses.replace(papers, network=own.network)
-    ignored = {*_NO_MATTER, "evaluation.epochs" if row.method == "whole" else "evaluation.whole_epochs"}
-    matters = {*_SETTINGS["all"], *_SETTINGS[row.method]}
-    given, reference = flatten(own), flatten(papers)
-    reference["evaluation.whole_epochs"] = None  # they do not say
-    differing = [
-        f"{name} {_shown(value)}"
-        for name, value in given.items()
-        if name.partition(".")[0] in matters and name not in ignored and value != reference[name]
-    ]
-    size = [] if own.data.image_size is None else [f"data.image_size {own.data.image_size}"]
-    return [*size, *differing, *([f"runs {row.runs}"] if row.runs != _PAPERS_RUNS else [])]
-
-
-def _create(compare: Study[CompareConfig], config: Config) -> Any:
-    return networks.create(config.network, compare.dataset.num_classes, compare.dataset.image_shape)
 
 
 def _shown(value: Any) -> str:

@@ -15,11 +15,13 @@ import sys
 
 import numpy as np
 
-from dmjax import cli, networks, plots, study
+from dmjax import networks
+from dmjax.common import plots
+from dmjax.common.errors import UserError
 from dmjax.config import Config, NetworkConfig
-from dmjax.errors import UserError
-from dmjax.evaluate import evaluate, evaluate_random_real
-from dmjax.fields import flatten
+from dmjax.evaluation.judge import judge_random_real
+from dmjax.run import study
+from dmjax.settings import cli, experiment
 
 RANDOM = "random real"
 
@@ -62,22 +64,13 @@ def _main(arguments: list[str]) -> None:
         if config.evaluation.random_real:
             for name in test:
                 of_network = dataclasses.replace(config, network=network(name))
-                measure = functools.partial(evaluate_random_real, of_network, dataset, config.ipc)
+                measure = functools.partial(judge_random_real, experiment.resolve(of_network), dataset, config.ipc)
                 found[RANDOM, name] = cross.accuracy(f"random/{name}", measure)
         for learned in learn:
             synthetic = cross.condense(learned, dataclasses.replace(config, network=network(learned)))
             for name in test if synthetic else ():
-                measure = functools.partial(
-                    evaluate,
-                    synthetic,
-                    dataset,
-                    network=network(name),
-                    seed=config.seed,
-                    progress=config.progress,
-                    description=name,
-                    **flatten(config.evaluation),
-                )
-                found[learned, name] = cross.accuracy(f"{learned}/{name}", measure, synthetic.digest())
+                of_network = dataclasses.replace(config, network=network(name))
+                found[learned, name] = cross.set_accuracy(f"{learned}/{name}", synthetic, of_network)
         rows = [row for row in (RANDOM, *learn) if any(r == row for r, _ in found)]
         table = [[row, *(study.percent(found.get((row, name))) for name in test)] for row in rows]
         means = [[100 * (found.get((row, name)) or {"mean": np.nan})["mean"] for name in test] for row in rows]

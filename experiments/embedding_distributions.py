@@ -8,14 +8,15 @@ Expected (paper, CIFAR-10): all groups are close to each other, and random netwo
 """
 
 import dataclasses
-import functools
 import itertools
 import sys
 
-from dmjax import cli, pretrained, study
-from dmjax.config import Config, EmbeddingConfig
-from dmjax.errors import UserError
-from dmjax.evaluate import evaluate
+from dmjax.common.errors import UserError
+from dmjax.config import Config
+from dmjax.evaluation import pretrained
+from dmjax.methods.distribution import DM, EmbeddingConfig
+from dmjax.run import study
+from dmjax.settings import cli, experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +36,12 @@ def _main(arguments: list[str]) -> None:
     prog = "python -m experiments.embedding_distributions"
     with study.opened(EmbeddingDistributions, arguments, prog, f"{__doc__}") as embeddings:
         config, bounds = embeddings.config, embeddings.varied.bounds
+        if not isinstance(config.method, DM):
+            raise UserError("this study is of distribution matching; leave out --method")
         if len(bounds) < 2 or list(bounds) != sorted(set(bounds)):
             raise UserError("bounds must be two or more rising fractions")
         embeddings.check(config)
-        every = pretrained.states(config, embeddings.dataset)
+        every = pretrained.states(experiment.resolve(config), embeddings.dataset)
         groups: dict[str, EmbeddingConfig] = {"random": EmbeddingConfig()}
         for low, high in itertools.pairwise(bounds):
             groups[f"{low:g}-{high:g}"] = EmbeddingConfig("pool", (low, high))
@@ -49,11 +52,9 @@ def _main(arguments: list[str]) -> None:
             if name != "random" and not states:
                 rows.append([name, "0", "no such network"])
                 continue
-            synthetic = embeddings.condense(name, dataclasses.replace(config, embedding=embedding))
-            measure = functools.partial(
-                evaluate, synthetic, embeddings.dataset, seed=config.seed, progress=config.progress
-            )
-            found[name] = synthetic and embeddings.accuracy(f"{name}/accuracy", measure, synthetic.digest())
+            method = dataclasses.replace(config.method, embedding=embedding)
+            synthetic = embeddings.condense(name, dataclasses.replace(config, method=method))
+            found[name] = synthetic and embeddings.set_accuracy(f"{name}/accuracy", synthetic, config)
             rows.append([name, str(states or "fresh"), study.percent(found[name])])
         embeddings.finish({"groups": found}, study.markdown(["validation accuracy", "networks", "test accuracy"], rows))
 

@@ -12,12 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dmjax import cli, networks, plots, pretrained, study, training
-from dmjax.artifacts import SyntheticSet
+from dmjax import networks
+from dmjax.common import plots
+from dmjax.common.errors import UserError, near_misses
 from dmjax.config import Config
 from dmjax.data import Dataset
-from dmjax.errors import UserError, near_misses
-from dmjax.evaluate import check_fits
+from dmjax.data.synthetic_set import SyntheticSet
+from dmjax.evaluation import pretrained, training
+from dmjax.evaluation.judge import check_fits
+from dmjax.run import study
+from dmjax.settings import cli, experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +63,7 @@ def _main(arguments: list[str]) -> None:
             images.append(synthetic.images[wanted])
             labels.append(np.searchsorted(np.sort(chosen), synthetic.labels[wanted]))
         network = networks.create(plot.config.network, dataset.num_classes, dataset.image_shape)
-        best = pretrained.states(plot.config, dataset)[0][-1]
+        best = pretrained.states(experiment.resolve(plot.config), dataset)[0][-1]
         arguments_of_all = np.concatenate(images), dataset.mean, dataset.std
         plane = _in_the_plane(training.features(network, best.load(), *arguments_of_all), plot.config.seed)
         parts = np.split(plane, np.cumsum([len(part) for part in images])[:-1])

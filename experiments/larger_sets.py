@@ -14,10 +14,13 @@ import functools
 import sys
 from typing import Any
 
-from dmjax import cli, coreset, plots, study
+from dmjax.common import plots
+from dmjax.common.errors import UserError
 from dmjax.config import Config
-from dmjax.errors import UserError
-from dmjax.evaluate import evaluate, evaluate_random_real, evaluate_whole
+from dmjax.data import sampling
+from dmjax.evaluation.judge import judge_random_real, judge_whole
+from dmjax.run import study
+from dmjax.settings import cli, experiment, fields
 
 _RATE = 10.0
 CONDENSED, RANDOM, WHOLE = "condensed", "random real", "whole training set"
@@ -39,23 +42,20 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str]) -> None:
     with study.opened(LargerSets, arguments, "python -m experiments.larger_sets", f"{__doc__}") as larger:
         dataset, sizes = larger.dataset, sorted(set(larger.varied.sizes))
-        optimizer = larger.config.optimizer
-        if optimizer.learning_rate is None:
-            optimizer = dataclasses.replace(optimizer, learning_rate=_RATE)
-        config = dataclasses.replace(larger.config, optimizer=optimizer)
+        config = fields.fill(larger.config, {"optimizer.learning_rate": _RATE})
+        settings = experiment.resolve(config)
         if not sizes or min(sizes) < 1:
             raise UserError("sizes must be images per class, at least 1")
         larger.check(dataclasses.replace(config, ipc=max(sizes)))
-        coreset.check(dataset, max(sizes), "lower the largest of --sizes")
-        whole = larger.accuracy("whole", functools.partial(evaluate_whole, config, dataset))
+        sampling.check_enough(dataset, max(sizes), "lower the largest of --sizes")
+        whole = larger.accuracy("whole", functools.partial(judge_whole, settings, dataset))
         found: dict[tuple[str, int], dict[str, Any] | None] = {}
         for size in sizes:
-            measure = functools.partial(evaluate_random_real, config, dataset, size)
+            measure = functools.partial(judge_random_real, settings, dataset, size)
             found[RANDOM, size] = larger.accuracy(f"ipc_{size}/random", measure)
             synthetic = larger.condense(f"ipc_{size}", dataclasses.replace(config, ipc=size))
             if synthetic is not None:
-                measure = functools.partial(evaluate, synthetic, dataset, seed=config.seed, progress=config.progress)
-                found[CONDENSED, size] = larger.accuracy(f"ipc_{size}/condensed", measure, synthetic.digest())
+                found[CONDENSED, size] = larger.set_accuracy(f"ipc_{size}/condensed", synthetic, config)
         rows = [[str(size), *(study.percent(found.get((of, size))) for of in (CONDENSED, RANDOM))] for size in sizes]
         table = study.markdown(["images per class", CONDENSED, RANDOM], [*rows, ["all", study.percent(whole), ""]])
         _plot(larger.folder / "larger_sets.png", found, whole, sizes, dataset.name)

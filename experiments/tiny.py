@@ -6,7 +6,7 @@ Expected: on two CPU cores about a minute, start-up and compilation included; ab
 ten synthetic images, 70 % on ten random real ones, 98 % on the whole training set.
 """
 
-from dmjax import AugmentConfig, CheckpointConfig, Config, DataConfig, EvaluationConfig, NetworkConfig
+from dmjax import DM, AugmentConfig, CheckpointConfig, Config, DataConfig, EvaluationConfig, NetworkConfig
 
 
 def get_config() -> Config:
@@ -16,9 +16,8 @@ def get_config() -> Config:
         augment=AugmentConfig(strategy="color_crop_cutout_scale_rotate"),  # a mirrored digit is no digit
         evaluation=EvaluationConfig(networks=5, epochs=300, whole_dataset=True, whole_epochs=40),
         checkpoint=CheckpointConfig(every=250),
+        method=DM(iterations=500, batch_real=64),
         ipc=1,
-        iterations=500,
-        batch_real=64,
         chunk=25,
         images_every=250,
     )

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmjax import SyntheticSet, UserError, artifacts
+from dmjax import SyntheticSet, UserError
+from dmjax.data import synthetic_set
 
 
 @pytest.fixture
 def small(rng):
     images = rng.normal(0.5, 0.4, (3, 2, 8, 6, 3)).astype(np.float32)
     mean, std = np.full(3, 0.4, np.float32), np.full(3, 0.2, np.float32)
-    return artifacts.from_pixels(images, mean, std, ["cat", "dog/wolf", "\u00e9lan"], {"config": {"seed": 3}})
+    return synthetic_set.from_pixels(images, mean, std, ["cat", "dog/wolf", "\u00e9lan"], {"config": {"seed": 3}})
 
 
 def test_round_trip_without_pickle(small, tmp_path):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmjax import augment
 from dmjax.config import AUGMENTATIONS, AugmentConfig
+from dmjax.data import augment
 
 ALL = AugmentConfig()
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from dmjax import augment, networks
+from dmjax import networks
 from dmjax.benchmark import cases
+from dmjax.common.errors import UserError
 from dmjax.config import AUGMENTATIONS, AugmentConfig, NetworkConfig
-from dmjax.errors import UserError
-from dmjax.objectives import distribution, gradient
+from dmjax.data import augment
+from dmjax.methods import distribution, gradient
 
 CIFAR10 = cases.parse("cifar10-ipc50")
 NETWORK = networks.resolve(NetworkConfig())

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from test_data import load, pack
 
-from dmjax.errors import UserError
+from dmjax.common.errors import UserError
 
 
 def test_folder_errors_name_the_thing_and_the_mend(make_folder, tmp_path):

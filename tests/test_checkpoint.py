@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from dmjax.checkpoint import Checkpoints
-from dmjax.step import State
+from dmjax.methods.base import State
+from dmjax.run.checkpoint import Checkpoints
 
 
 def state_of(iteration):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from dmjax import experiment
 from dmjax.condense import main as condense
 from dmjax.config import Config
 from dmjax.evaluate import main as evaluate
+from dmjax.settings import experiment
 
 TINY = ("--config", str(ROOT / "experiments" / "tiny.py"))
 QUICK = (
@@ -287,7 +287,7 @@ def test_condensing_and_evaluating_never_share_a_key():
         for i in range(50)
         for k in jax.random.split(jax.random.fold_in(jax.random.fold_in(root, 1), i))
     }
-    from dmjax import training
+    from dmjax.evaluation import training
 
     seen = []
     original = training.networks.init

@@ -8,10 +8,13 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from dmjax import compare, condense, experiment, fields, published, study
-from dmjax.errors import UserError
-from dmjax.scores import scores
-from dmjax.workdir import Workdir
+from dmjax import compare, condense
+from dmjax.common.errors import UserError
+from dmjax.evaluation.scores import scores
+from dmjax.methods import published
+from dmjax.run import study
+from dmjax.run.workdir import Workdir
+from dmjax.settings import experiment, fields
 
 SMALL = (
     *("--config", str(ROOT / "experiments" / "tiny.py"), "--network.width", "4", "--network.depth", "1"),

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from conftest import ROOT
 
-from dmjax.artifacts import SyntheticSet
+from dmjax.data.synthetic_set import SyntheticSet
 
 
 def test_a_second_run_starts_from_the_cache(tmp_path):

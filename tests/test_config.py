@@ -7,9 +7,10 @@ import pytest
 from conftest import ROOT
 
 from dmjax import config as configuration
-from dmjax import experiment, fields, load_config
+from dmjax import load_config
+from dmjax.common.errors import UserError
 from dmjax.config import Config, DataConfig
-from dmjax.errors import UserError
+from dmjax.settings import experiment, fields
 
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "def get_config" in p.read_text())
 

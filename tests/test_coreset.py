@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from dmjax import coreset, experiment, pretrained, training
+from dmjax.common.errors import UserError
 from dmjax.config import AugmentConfig, Config, DataConfig, EvaluationConfig, NetworkConfig, PretrainedConfig
 from dmjax.data import load
-from dmjax.errors import UserError
-from dmjax.training import Examples
+from dmjax.evaluation import pretrained, training
+from dmjax.evaluation.training import Examples
+from dmjax.methods import coreset
+from dmjax.settings import experiment
 
 
 def brute_herding(features, ipc):

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from dmjax import data
+from dmjax.common.errors import UserError
 from dmjax.config import DataConfig
 from dmjax.data.dataset import compute_moments, normalize
-from dmjax.errors import UserError
 
 
 def load(source, path=None, **options):

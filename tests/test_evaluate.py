@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from dmjax import condense, evaluate, experiment, training
-from dmjax.artifacts import SyntheticSet, from_pixels
+from dmjax import condense, evaluate
+from dmjax.common.errors import UserError
 from dmjax.config import AugmentConfig, Config, DataConfig, EvaluationConfig, NetworkConfig
 from dmjax.data import load
-from dmjax.errors import UserError
+from dmjax.data.synthetic_set import SyntheticSet, from_pixels
+from dmjax.evaluation import training
+from dmjax.settings import experiment
 
 QUICK = {"networks": 3, "epochs": 2}
 
@@ -23,7 +25,7 @@ def digits():
 @pytest.fixture
 def small(digits):
     config = Config(network=experiment.resolve(Config(network=NetworkConfig(width=4, depth=1))).network)
-    from dmjax import fields
+    from dmjax.settings import fields
 
     return from_pixels(
         digits.images[:, :2], digits.mean, digits.std, digits.class_names, {"config": fields.to_dict(config)}
@@ -70,7 +72,7 @@ def test_augmentation_that_is_given_replaces_that_of_the_run(small, digits, monk
 
 def test_what_a_method_decides_is_decided_for_the_network_that_is_trained(small, digits, monkeypatch):
     """A set of dc was judged without augmentation; with batch norm its authors crop and add noise, for longer."""
-    from dmjax import fields
+    from dmjax.settings import fields
 
     seen = []
     monkeypatch.setattr(

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmjax import experiment, networks
+from dmjax import networks
+from dmjax.common.errors import UserError
 from dmjax.config import Config, NetworkConfig, OptimizerConfig
-from dmjax.errors import UserError
+from dmjax.settings import experiment
 
 FAST = [
     ("MLP", "none", (28, 28, 1)),

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmjax import augment, experiment, networks, objectives, optimizer, step
+from dmjax import networks
 from dmjax.config import AugmentConfig, Config, GradientConfig, NetworkConfig, OptimizerConfig
-from dmjax.data import normalize
-from dmjax.objectives import gradient
-from dmjax.parallel import ClassSharding
+from dmjax.data import augment, normalize
+from dmjax.methods import gradient, optimizer
+from dmjax.run.devices import ClassSharding
+from dmjax.settings import experiment
 
 SHAPE = (8, 8, 1)
 MEAN, STD = np.float32([0.4]), np.float32([0.3])

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from dmjax import memory
+from dmjax.common.errors import UserError
 from dmjax.config import Config
-from dmjax.errors import UserError
-from dmjax.step import Chunks
+from dmjax.methods.base import Chunks
+from dmjax.run import memory
 
 CONFIG = Config(ipc=50, batch_real=256)
 SHAPE = (64, 64, 3)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dmjax import networks
+from dmjax.common.errors import UserError
 from dmjax.config import NetworkConfig
-from dmjax.errors import UserError
 from dmjax.networks.convolution import conv_general_dilated
 from dmjax.networks.layers import BatchNorm
 

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from dmjax import experiment, networks, optimizer, pretrained, signals, step, training
+from dmjax import networks
+from dmjax.common import signals
+from dmjax.common.errors import UserError
 from dmjax.config import (
     AugmentConfig,
     Config,
@@ -19,9 +21,10 @@ from dmjax.config import (
     PretrainedConfig,
 )
 from dmjax.data import load
-from dmjax.errors import UserError
-from dmjax.objectives import distribution
-from dmjax.training import Examples
+from dmjax.evaluation import pretrained, training
+from dmjax.evaluation.training import Examples
+from dmjax.methods import distribution, optimizer
+from dmjax.settings import experiment
 
 CONFIG = experiment.resolve(
     Config(

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from dmjax import processes
-from dmjax.artifacts import SyntheticSet
+from dmjax.common.errors import UserError
 from dmjax.config import DistributedConfig
-from dmjax.errors import UserError
+from dmjax.data.synthetic_set import SyntheticSet
+from dmjax.run import processes
 
 TINY = ("--config", ROOT / "experiments" / "tiny.py", "--network.width", "4", "--batch-real", "8", "--chunk", "10")
 QUICK = ("--evaluation.networks", "1", "--evaluation.epochs", "2", "--evaluation.whole-dataset", "false")

@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from dmjax import condense, experiment, loop, memory, step
+from dmjax import condense
+from dmjax.common.errors import NonFiniteLoss, UserError
 from dmjax.config import (
     CheckpointConfig,
     Config,
@@ -17,8 +18,9 @@ from dmjax.config import (
     NetworkConfig,
 )
 from dmjax.data import load
-from dmjax.errors import NonFiniteLoss, UserError
-from dmjax.workdir import Workdir
+from dmjax.run import loop, memory
+from dmjax.run.workdir import Workdir
+from dmjax.settings import experiment
 
 SMALL = Config(
     data=DataConfig(source="digits"),

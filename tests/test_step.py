@@ -9,12 +9,12 @@ import optax
 import pytest
 from test_networks import torch_convnet
 
-from dmjax import augment, networks, optimizer, sampling, step
+from dmjax import networks
+from dmjax.common.errors import UserError
 from dmjax.config import AugmentConfig, Config, NetworkConfig, OptimizerConfig
-from dmjax.data import normalize
-from dmjax.errors import UserError
-from dmjax.objectives import distribution
-from dmjax.parallel import ClassSharding
+from dmjax.data import augment, normalize, sampling
+from dmjax.methods import distribution, optimizer
+from dmjax.run.devices import ClassSharding
 
 SHAPE = (8, 8, 1)
 MEAN, STD = np.array([0.4], np.float32), np.array([0.3], np.float32)

@@ -8,9 +8,10 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from dmjax import plots, study
+from dmjax.common import plots
+from dmjax.common.errors import UserError
 from dmjax.config import Config
-from dmjax.errors import UserError
+from dmjax.run import study
 
 SMALL = (
     *("--config", "experiments/tiny.py", "--iterations", "4"),
@@ -174,8 +175,9 @@ def test_features_are_those_of_the_network_on_all_images():
     """In batches, the last of which is smaller; by running averages, so that no image depends on another."""
     import jax
 
-    from dmjax import networks, training
+    from dmjax import networks
     from dmjax.config import NetworkConfig
+    from dmjax.evaluation import training
 
     network = networks.create(NetworkConfig(width=4, depth=1, norm="batch"), 3, (8, 8, 1))
     variables = networks.init(network, jax.random.key(0), (8, 8, 1))

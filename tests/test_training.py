@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmjax import networks, training
+from dmjax import networks
 from dmjax.config import AugmentConfig, EvaluationConfig, NetworkConfig
+from dmjax.evaluation import training
 from dmjax.networks.layers import Conv
 
 NONE = AugmentConfig("none")

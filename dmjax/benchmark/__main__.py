@@ -14,6 +14,7 @@ floor is the arithmetic of direct convolutions at the speed of a matrix product;
 
 import contextlib
 import dataclasses
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,12 +23,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from dmjax import cli, files, machine, networks, signals
+from dmjax import networks
 from dmjax.benchmark import cases, peer, profile, programs, roofline
 from dmjax.benchmark.cases import Case
+from dmjax.common import files, machine, signals
+from dmjax.common.errors import UserError
 from dmjax.config import BenchmarkConfig, EvaluationConfig
-from dmjax.errors import UserError
-from dmjax.objectives.gradient import loops
+from dmjax.settings import cli, fields
+from dmjax.settings.check import check
 
 _RECIPE = EvaluationConfig(epochs=1000)
 _SLOW = 0.5  # seconds of an iteration from which a dispatch holds one only
@@ -39,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> None:
-    config = cli.parse(BenchmarkConfig, BenchmarkConfig(), arguments, "python -m dmjax.benchmark", f"{__doc__}")
+    prog, repeatable = "python -m dmjax.benchmark", ["case"]
+    config = cli.parse(BenchmarkConfig(), arguments, prog, f"{__doc__}", repeatable=repeatable)
+    check(config)
     config = dataclasses.replace(config, network=networks.resolve(config.network))
     _check(config)
     chosen = [cases.parse(name) for name in config.case or ("cifar10-ipc10",)]
@@ -56,14 +61,14 @@ def _main(arguments: list[str]) -> None:
 
 
 def _check(config: BenchmarkConfig) -> None:
-    for name in ("batch_real", "chunk", "devices", "blocks", "seconds", "memory_gb"):
+    for name, there in (("devices", jax.device_count()), ("blocks", 10_000), ("seconds", 86_400)):
         value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise UserError(f"{name} must be above 0, not {value}")
+        if value is not None and value > there:
+            raise UserError(f"{name} must be at most {there}, not {value}")
+    if config.profile is not None and config.profile.exists() and not config.profile.is_dir():
+        raise UserError(f"--profile {config.profile} is a file; name a folder")
     if config.network.name != "ConvNet":
         raise UserError(f"floors and peers are known for ConvNets only, not for {config.network.name}")
-    if min(config.scaling, default=1) < 1:
-        raise UserError(f"scaling must be numbers of devices, not {' '.join(map(str, config.scaling))}")
 
 
 def _timing(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
@@ -93,12 +98,14 @@ def _time(case: Case, config: BenchmarkConfig, ceilings: dict[str, float]) -> di
     """Times one case, in turn with the peer."""
     batch = min(_RECIPE.batch_size, case.num_classes * case.ipc)
     network = programs.build_network(case, config)
-    flops, moved = cases.work(case, config.network, network.depth, config.batch_real, batch)
+    settings = cases.settings(case, config)
+    flops, moved = cases.work(case, settings, network.depth, batch) or (math.nan, math.nan)
     devices = min(config.devices or 1_000_000, jax.device_count()) if case.kind == "condense" else 1
     compute, memory = flops / devices / ceilings["matmul_flops"], moved / devices / ceilings["copy_bytes_per_second"]
     floor = max(compute, memory)
     if case.kind == "condense":
-        program = programs.condensing(case, config, config.chunk or (1 if floor > _SLOW else 10))
+        slow = floor > _SLOW or settings.method.inner_loop
+        program = programs.condensing(case, config, config.chunk or (1 if slow else 10))
         iterations = 1
     else:
         program = programs.evaluating(case, config, _RECIPE)
@@ -160,7 +167,11 @@ def _peer(case: Case, config: BenchmarkConfig, depth: int, batch: int) -> Iterat
         yield None
         return
     settings = {**case._asdict(), **dataclasses.asdict(config.network), "depth": depth, "batch_size": batch}
-    settings |= {"batch_real": config.batch_real, "backend": jax.default_backend(), "loops": loops(case.ipc)}
+    settings |= {
+        "batch_real": config.batch_real,
+        "backend": jax.default_backend(),
+        "method_settings": fields.flatten(cases.settings(case, config).method),
+    }
     with peer.started(peer.find(config.peer), settings) as other:
         yield other
 

@@ -4,9 +4,10 @@ import math
 import re
 from typing import NamedTuple
 
-from dmjax.config import GRADIENT, NetworkConfig
-from dmjax.errors import UserError, near_misses
-from dmjax.objectives import gradient
+from dmjax import methods
+from dmjax.common.errors import UserError, near_misses
+from dmjax.config import BenchmarkConfig, Config, NetworkConfig
+from dmjax.settings import experiment, fields
 
 # name: (height, width, channels), classes, training images of a class
 SHAPES = {
@@ -33,7 +34,7 @@ class Case(NamedTuple):
       num_classes: C.
       images_per_class: Real training images of a class.
       ipc: M.
-      method: "dm", "dc" or "dsa", of condensing.
+      method: The name of the method that condenses.
     """
 
     name: str
@@ -42,19 +43,28 @@ class Case(NamedTuple):
     num_classes: int
     images_per_class: int
     ipc: int
-    method: str = "dm"
+    method: str = Config.method
 
 
 def parse(name: str) -> Case:
-    """Reads DATASET-ipcM, dc-, dsa- or evaluate-DATASET-ipcM; raises a `UserError` for anything else."""
-    match = re.fullmatch(r"(?:(evaluate|dc|dsa)-)?([a-z0-9_]+)-ipc([1-9]\d*)", name)
+    """Reads DATASET-ipcM, METHOD-DATASET-ipcM or evaluate-DATASET-ipcM; raises a `UserError` for anything else."""
+    iterative = [method for method, cls in methods.built_in().items() if cls().iterations]
+    match = re.fullmatch(rf"(?:(evaluate|{'|'.join(iterative)})-)?([a-z0-9_]+)-ipc([1-9]\d{{0,5}})", name)
     if match is None:
         raise UserError(f"case {name!r} is not of the form cifar10-ipc10, dsa-cifar10-ipc10 or evaluate-cifar10-ipc10")
     prefix, dataset, ipc = match.groups()
     if dataset not in SHAPES:
         raise UserError(f"case {name!r}: unknown shape {dataset!r}; {near_misses(dataset, list(SHAPES))}")
     kind = "evaluate" if prefix == "evaluate" else "condense"
-    return Case(name, kind, *SHAPES[dataset], int(ipc), prefix if prefix in GRADIENT else "dm")
+    return Case(name, kind, *SHAPES[dataset], int(ipc), prefix if prefix in iterative else Config.method)
+
+
+def settings(case: Case, config: BenchmarkConfig) -> Config:
+    """The configuration of a run of a case."""
+    method = methods.create(case.method)
+    method = fields.replace(method, {"batch_real": config.batch_real} if hasattr(method, "batch_real") else {})
+    shared = {name: getattr(config, name) for name in ("network", "augment", "class_chunk", "image_chunk", "memory_gb")}
+    return experiment.resolve(Config(method=method, ipc=case.ipc, **shared))
 
 
 def forward_flops(network: NetworkConfig, depth: int, image_shape: tuple[int, int, int]) -> float:
@@ -78,21 +88,18 @@ def _blocks(network, depth, image_shape):
             height, width = height // 2, width // 2
 
 
-def work(case: Case, network: NetworkConfig, depth: int, batch_real: int, batch: int) -> tuple[float, float]:
+def work(case: Case, config: Config, depth: int, batch: int) -> tuple[float, float] | None:
     """Operations and bytes of one iteration (of one training step of `batch` images for an evaluation).
 
-    Real images only go forward; the gradient of the synthetic ones, and training, cost three times as much. Matching
-    gradients takes a gradient of the real images, and one of the synthetic images' gradient, in every outer step.
+    Returns:
+      Both, or None where the method does not say what an iteration takes.
     """
-    if case.kind == "evaluate":
-        forward = _GRADIENT * batch
-    elif case.method in GRADIENT:
-        outer, inner = gradient.loops(case.ipc)
-        matched = outer * (_GRADIENT * min(batch_real, case.images_per_class) + _GRADIENT**2 * case.ipc)
-        forward = case.num_classes * (matched + (outer - 1) * inner * _GRADIENT * case.ipc)
-    else:
-        real = min(batch_real, case.images_per_class)
-        forward = case.num_classes * (real + _GRADIENT * case.ipc)
+    network, method = config.network, config.method
+    real = min(getattr(method, "batch_real", case.images_per_class), case.images_per_class)
+    training = case.kind == "evaluate"
+    forward = _GRADIENT * batch if training else method.forward_passes(config, case.num_classes, real)
+    if forward is None:
+        return None
     size = 2 if network.precision == "bfloat16" else 4
     bytes_moved = forward * _FORWARD_PASSES * activations(network, depth, case.image_shape) * size
     return forward * forward_flops(network, depth, case.image_shape), bytes_moved

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from dmjax.errors import UserError
+from dmjax.common.errors import UserError
 
 _TORCH = Path(__file__).parents[2] / "experiments" / "benchmark" / "torch_peer.py"
 

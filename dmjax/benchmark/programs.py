@@ -1,5 +1,7 @@
 """The programs that are timed: those of a run, on random data, behind `run(n) -> seconds`."""
 
+import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,11 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dmjax import memory, networks, objectives, optimizer, training
+from dmjax import networks
+from dmjax.benchmark import cases
 from dmjax.benchmark.cases import Case
-from dmjax.config import GRADIENT, BenchmarkConfig, Config, EvaluationConfig
-from dmjax.parallel import ClassSharding
-from dmjax.step import CLASSES, DEVICES, Chunks, ClassData, Problem, State, Step, init_state, make_chunk
+from dmjax.config import BenchmarkConfig, EvaluationConfig
+from dmjax.evaluation import training
+from dmjax.methods.base import DEVICES, Chunks, ClassData
+from dmjax.run import memory
+from dmjax.run.devices import ClassSharding
+from dmjax.run.program import RunState, check_chunks, make_abstract_problem, make_chunk, state_axes
 
 _MEAN, _STD = 0.5, 0.25
 
@@ -36,13 +42,12 @@ def build_network(case: Case, config: BenchmarkConfig) -> Any:
 
 def condensing(case: Case, config: BenchmarkConfig, length: int) -> Program:
     """The compiled chunk of `length` iterations on the configured devices."""
-    setup = _setup(case, config, jax.devices()[: config.devices])
+    setup = _Setup(case, config, jax.devices()[: config.devices])
     rng = np.random.default_rng(0)
     shape = (case.num_classes, case.images_per_class, *case.image_shape)
     real = rng.integers(0, 256, shape, dtype=np.uint8)
-    images = rng.normal(size=(case.num_classes, case.ipc, *case.image_shape)).astype(np.float32)
     keys = setup.sharding.put_keys([jax.random.key(0)])
-    states = [setup.sharding.put_state(jax.device_get(init_state(setup.optimizer, images)))]
+    states = [setup.sharding.put_state(setup.first_state(), setup.axes)]
     data = setup.sharding.put_data(real, np.full(case.num_classes, case.images_per_class))
     start = time.perf_counter()
     compiled, chunks = setup.compile(length, keys, states, data)
@@ -52,7 +57,7 @@ def condensing(case: Case, config: BenchmarkConfig, length: int) -> Program:
         dispatches = -(-iterations // length)
         start = time.perf_counter()
         for _ in range(dispatches):
-            box[0], losses = compiled(keys, box[0], data)
+            box[0], losses = compiled(keys, box[0], data, None)
         free = time.perf_counter() - start
         jax.block_until_ready(losses)
         return dispatches * length, time.perf_counter() - start, free
@@ -63,8 +68,8 @@ def condensing(case: Case, config: BenchmarkConfig, length: int) -> Program:
         "chunks": chunks._asdict(),
         "iterations_per_dispatch": length,
         "devices": setup.sharding.num_devices,
-        "depth": setup.network.depth,
-        "xla_flops": None if case.method in GRADIENT else step_flops(case, config),
+        "depth": setup.problem.network.depth,
+        "xla_flops": None if setup.method.inner_loop else step_flops(case, config),
     }
     run(length)
     return Program(run, notes)
@@ -72,9 +77,9 @@ def condensing(case: Case, config: BenchmarkConfig, length: int) -> Program:
 
 def plan(case: Case, config: BenchmarkConfig) -> dict[str, Any]:
     """Compiles one iteration without data, and returns what it needs."""
-    setup = _setup(case, config, jax.devices()[: config.devices])
+    setup = _Setup(case, config, jax.devices()[: config.devices])
     start = time.perf_counter()
-    compiled, chunks = setup.compile(1, *setup.abstract(case))
+    compiled, chunks = setup.compile(1, *setup.abstract())
     data_bytes = setup.sharding.per_device * case.images_per_class * int(np.prod(case.image_shape))
     return {
         "name": case.name,
@@ -87,9 +92,10 @@ def plan(case: Case, config: BenchmarkConfig) -> dict[str, Any]:
 
 def share_cost(case: Case, config: BenchmarkConfig, num_devices: int) -> dict[str, Any]:
     """What one of `num_devices` devices does in an iteration, by the compiled program's own analysis."""
-    setup = _setup(case, config, jax.devices()[:num_devices])
+    setup = _Setup(case, config, jax.devices()[:num_devices])
+    keys, states, data = setup.abstract()
     program = setup.make(1, Chunks())  # without loops, whose bodies the analysis counts once
-    compiled = setup.sharding.compile(program, *setup.abstract(case))
+    compiled = setup.sharding.compile(program, keys, states, setup.axes, data, None)
     cost, text = compiled.cost_analysis(), compiled.as_text()
     collectives = {
         name: text.count(f" {name}(") for name in ("all-reduce", "all-gather", "all-to-all", "collective-permute")
@@ -106,11 +112,13 @@ def share_cost(case: Case, config: BenchmarkConfig, num_devices: int) -> dict[st
 
 def step_flops(case: Case, config: BenchmarkConfig) -> float:
     """XLA's count for one iteration of all classes, before optimisation: without loops, and without compiling."""
-    setup = _setup(case, config, jax.devices()[:1], axis_name=(CLASSES,))
-    step = setup.step(Chunks())
-    state, data = _shapes(case, setup.optimizer)
-    cost = jax.jit(step).lower(jax.random.key(0), state, data).cost_analysis()
-    return cost["flops"]
+    setup = _Setup(case, config, jax.devices()[:1])
+    state, data = setup.shapes()
+    step = functools.partial(setup.method.step, dataclasses.replace(setup.problem, chunks=Chunks()))
+    one_device = jax.vmap(step, (None, setup.method.state_axes, 0, None), axis_name=DEVICES)
+    lead = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), tree)  # noqa: E731
+    lowered = jax.jit(one_device).lower(jax.random.key(0), lead(state.method), lead(data), None)
+    return lowered.cost_analysis()["flops"]
 
 
 def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) -> Program:
@@ -155,67 +163,50 @@ def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) ->
     return Program(run, notes)
 
 
-class _Setup(NamedTuple):
+class _Setup:
     """What the programs of one case share."""
 
-    config: Config
-    network: Any
-    optimizer: Any
-    sharding: ClassSharding
-    image_shape: tuple[int, int, int]
-    whole: bool
+    def __init__(self, case: Case, config: BenchmarkConfig, devices: list[Any]):
+        self.config = cases.settings(case, config)
+        self.method, self.axes, self._case = self.config.method, state_axes(self.config.method), case
+        moments = _moments(case.image_shape)
+        self.problem = make_abstract_problem(self.config, case.num_classes, case.image_shape, *moments)
+        self._whole = check_chunks(self.problem)
+        self.sharding = ClassSharding(case.num_classes, devices)
+
+    def first_state(self) -> RunState:
+        """A state that starts from noise."""
+        return RunState(np.int32(0), jax.device_get(self.method.start(self.problem, 0)))
 
     def make(self, length: int, chunks: Chunks) -> Any:
-        return make_chunk(self.step(chunks), length)
+        """`length` iterations as one program, not yet compiled."""
+        return make_chunk(dataclasses.replace(self.problem, chunks=chunks), length)
 
-    def step(self, chunks: Chunks) -> Step:
-        moments, classes = _moments(self.image_shape), self.sharding.num_classes
-        return objectives.make_step(Problem(self.network, self.optimizer, self.config, *moments, classes), chunks)
+    def compile(self, length: int, keys: Any, states: Any, data: Any) -> tuple[Any, Chunks]:
+        """The compiled program, with the chunks that were chosen for it."""
+        case, sharding = self._case, self.sharding
+        real = (case.num_classes, case.images_per_class, *case.image_shape)
 
-    def compile(self, length: int, *arguments: Any) -> tuple[Any, Chunks]:
         def compile(chunks: Chunks) -> Any:
-            return self.sharding.compile(self.make(length, chunks), *arguments)
+            return sharding.compile(self.make(length, chunks), keys, states, self.axes, data, None)
 
-        limit = memory.limit(self.config)
-        return memory.choose(self.config, self.image_shape, self.sharding.per_device, compile, limit, self.whole)
+        size = memory.size_of(self.config, real, sharding.per_device)
+        return memory.choose(self.config, size, compile, memory.limit(self.config), self._whole)
 
-    def abstract(self, case: Case) -> tuple[Any, Any, Any]:
+    def abstract(self) -> tuple[Any, Any, Any]:
         """Shapes in place of a key, a state and data of one run: enough to compile."""
-        state, data = _shapes(case, self.optimizer)
+        state, data = self.shapes()
         keys = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))[None])
-        share = self.sharding.share_shapes
-        return keys, [State(share(state.images), share(state.optimizer), state.iteration)], share(data)
+        return keys, [self.sharding.state_shapes(state, self.axes)], self.sharding.share_shapes(data)
 
-
-def _setup(
-    case: Case, config: BenchmarkConfig, devices: list[Any], axis_name: tuple[str, ...] = (CLASSES, DEVICES)
-) -> _Setup:
-    settings = Config(
-        method=case.method,
-        network=config.network,
-        augment=config.augment,
-        ipc=case.ipc,
-        batch_real=config.batch_real,
-        class_chunk=config.class_chunk,
-        image_chunk=config.image_chunk,
-        memory_gb=config.memory_gb,
-    )
-    network, whole = objectives.make_network(settings, case.num_classes, case.image_shape)
-    if whole:
-        memory.check_whole(settings)
-    if case.method not in GRADIENT:
-        network = networks.create(config.network, case.num_classes, case.image_shape, axis_name)
-    sharding = ClassSharding(case.num_classes, devices)
-    return _Setup(settings, network, optimizer.create(settings.optimizer), sharding, case.image_shape, whole)
+    def shapes(self) -> tuple[RunState, ClassData]:
+        """Shapes of the state and of the real images."""
+        case = self._case
+        real = jax.ShapeDtypeStruct((case.num_classes, case.images_per_class, *case.image_shape), np.uint8)
+        numbers = jax.ShapeDtypeStruct((case.num_classes,), np.int32)
+        state = jax.eval_shape(lambda: self.method.start(self.problem, 0))
+        return RunState(jax.ShapeDtypeStruct((), np.int32), state), ClassData(real, numbers, numbers)
 
 
 def _moments(image_shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.full(image_shape[2], _MEAN, np.float32), np.full(image_shape[2], _STD, np.float32)
-
-
-def _shapes(case: Case, optim: Any) -> tuple[State, ClassData]:
-    synthetic = jax.ShapeDtypeStruct((case.num_classes, case.ipc, *case.image_shape), np.float32)
-    real = jax.ShapeDtypeStruct((case.num_classes, case.images_per_class, *case.image_shape), np.uint8)
-    numbers = jax.ShapeDtypeStruct((case.num_classes,), np.int32)
-    state = jax.eval_shape(lambda images: init_state(optim, images), synthetic)
-    return State(state.images, state.optimizer, jax.ShapeDtypeStruct((), np.int32)), ClassData(real, numbers, numbers)

@@ -2,9 +2,9 @@
 
 import importlib
 
+from dmjax.common.errors import UserError
 from dmjax.config import DataConfig
 from dmjax.data.dataset import Dataset, normalize
-from dmjax.errors import UserError
 
 __all__ = ["Dataset", "load", "normalize"]
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dmjax import signals
+from dmjax.common import signals
+from dmjax.common.errors import UserError
+from dmjax.common.progress import progress_bar
 from dmjax.data.dataset import Dataset, compute_moments, make_dataset
-from dmjax.errors import UserError
-from dmjax.progress import progress_bar
 
 
 class Plan(NamedTuple):
@@ -32,13 +32,6 @@ class Plan(NamedTuple):
     train: list[int]
     test: int
     examples: Callable[[], Iterable[tuple[str, int, np.ndarray | None]]]
-
-
-def folder(configured: Path | None) -> Path:
-    """The cache folder: the configured one, or dmjax under $XDG_CACHE_HOME or ~/.cache."""
-    if configured is not None:
-        return configured
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dmjax"
 
 
 def cached_dataset(

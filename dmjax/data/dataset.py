@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dmjax.errors import UserError
+from dmjax.common.errors import UserError
 
 # name: (height, width, mean, std) of the training images, as the papers' code normalises them.
 NORMALIZATION = {

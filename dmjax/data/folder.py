@@ -20,12 +20,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from dmjax import signals
+from dmjax.common import files, signals
+from dmjax.common.errors import UserError
+from dmjax.common.progress import progress_bar
 from dmjax.config import DataConfig
 from dmjax.data import cache
 from dmjax.data.dataset import Dataset
-from dmjax.errors import UserError
-from dmjax.progress import progress_bar
 
 _FORMAT = "1"  # of the cache entry; part of its key
 _EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -63,7 +63,7 @@ def load(config: DataConfig, progress: bool = True) -> Dataset:
     key = "folder-" + _fingerprint(roots, config)
     place = config.path.name.split(".")[0]
     plan = lambda: _plan(roots, config, progress)  # noqa: E731
-    dataset, notes = cache.cached_dataset(config.name, place, cache.folder(config.cache), key, plan, progress)
+    dataset, notes = cache.cached_dataset(config.name, place, files.cache_folder(config.cache), key, plan, progress)
     if notes["skipped"]:
         print(f"{dataset.name}: left out {notes['skipped']} unreadable images", file=sys.stderr)
     return dataset

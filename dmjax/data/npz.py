@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dmjax.common.errors import UserError
 from dmjax.config import DataConfig
 from dmjax.data.dataset import Dataset, class_major, make_dataset
-from dmjax.errors import UserError
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 

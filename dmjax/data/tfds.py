@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dmjax import signals
+from dmjax.common import files, signals
+from dmjax.common.errors import UserError, near_misses
 from dmjax.config import DataConfig
 from dmjax.data import cache
 from dmjax.data.dataset import Dataset
 from dmjax.data.folder import _FORMAT, to_array
-from dmjax.errors import UserError, near_misses
 
 
 def load(config: DataConfig, progress: bool = True) -> Dataset:
@@ -54,7 +54,7 @@ def load(config: DataConfig, progress: bool = True) -> Dataset:
 
     name = config.name.split(":")[0].split("/")[0]
     key = f"tfds-{name}-" + _fingerprint(Path(builder.data_path), config)
-    return cache.cached_dataset(name, name, cache.folder(config.cache), key, plan, progress)[0]
+    return cache.cached_dataset(name, name, files.cache_folder(config.cache), key, plan, progress)[0]
 
 
 def _builder(tfds: Any, name: str, data_dir: Path) -> Any:

@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dmjax.common.errors import UserError
 from dmjax.config import NetworkConfig
-from dmjax.errors import UserError
 from dmjax.networks import custom
 from dmjax.networks.families import FAMILIES, OPTIONS, condensing_rate, on_top_of, resolve, short_name
 from dmjax.networks.pools import POOLS

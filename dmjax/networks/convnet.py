@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from dmjax.errors import UserError
+from dmjax.common.errors import UserError
 from dmjax.networks.base import Network
 from dmjax.networks.layers import ACTIVATIONS, Conv, Norm, pool
 

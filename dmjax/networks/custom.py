@@ -5,7 +5,6 @@ and of `num_classes`, `axis_name`, `precision` that are fields of it.
 """
 
 import hashlib
-import importlib
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -14,22 +13,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmjax.errors import UserError
+from dmjax.common import imports
+from dmjax.common.errors import UserError
 
 _OFFERED = ("num_classes", "axis_name", "precision")  # need not be fields, as what a user asks for must
 
 
 def load(path: str) -> type[nn.Module]:
     """The class that an import path names; raises a `UserError` that says what is missing."""
-    module_name, _, class_name = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"network.name {path!r} cannot be imported: {type(error).__name__}: {reason}") from error
-    found = getattr(module, class_name, None)
+    found, class_name = imports.load(path, "network.name"), path.partition(":")[2]
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise UserError(f"network.name {path!r}: {module_name} has no Flax module {class_name!r}")
+        raise UserError(f"network.name {path!r}: {class_name} is no Flax module")
     for method in ("embed", "__call__"):
         if not callable(getattr(found, method, None)):
             raise UserError(f"network.name {path!r}: {class_name} needs a method {method}(x)")
@@ -53,8 +47,7 @@ def create(path: str, options: dict[str, Any], image_shape: Sequence[int]) -> nn
         alone = Custom(made_by(**{name: value for name, value in taken.items() if name != "axis_name"}))
         variables, features, logits = jax.eval_shape(lambda: _try(alone, image_shape))
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"network.name {path!r} does not run: {type(error).__name__}: {reason}") from error
+        raise UserError(f"network.name {path!r} does not run: {imports.describe(error, made_by)}") from error
     if not variables.get("params"):
         raise UserError(f"network.name {path!r} has no parameters to draw")
     if logits.shape != (2, options["num_classes"]):

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dmjax.common.errors import UserError, near_misses
 from dmjax.config import NetworkConfig
-from dmjax.errors import UserError, near_misses
 from dmjax.networks import convnet
 from dmjax.networks.alexnet import AlexNet
 from dmjax.networks.base import Network

@@ -143,7 +143,7 @@ def matching_loop(case, device):
     """Returns `run(iterations)`: gradient matching (DC, DSA) on random data; an iteration is one network."""
     classes, ipc, images = case["num_classes"], case["ipc"], case["images_per_class"]
     height, width, channels = case["image_shape"]
-    outer, inner = case["loops"]
+    outer, inner = (case["method_settings"][f"gradient.{name}"] for name in ("outer", "inner"))
     real = [torch.randint(0, 256, (images, channels, height, width), dtype=torch.uint8) for _ in range(classes)]
     real = [r.to(device) for r in real]
     synthetic = torch.randn(classes, ipc, channels, height, width, device=device, requires_grad=True)

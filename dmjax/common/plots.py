@@ -1,0 +1,100 @@
+"""Figures as PNG files: heat map, curves, scatter. Matplotlib is drawn without a screen."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmjax.common import files
+
+_DPI = 110
+
+
+def heat_map(path: Path, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str) -> None:
+    """A table of percentages [rows, columns] as colours with numbers; NaN for what is missing."""
+    figure, (axes,) = _figure(1, 1.6 + 1.1 * len(columns), 1.4 + 0.5 * len(rows))
+    shown = np.ma.masked_invalid(values)
+    image = axes.imshow(shown, cmap="viridis", aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=20, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+    middle = (shown.min() + shown.max()) / 2 if shown.count() else 0
+    for (r, c), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            axes.text(c, r, f"{value:.1f}", ha="center", va="center", color="white" if value < middle else "black")
+    axes.set(xlabel="tested on", ylabel="learned on", title=title)
+    figure.colorbar(image, label="test accuracy (%)")
+    _save(figure, path)
+
+
+def curves(
+    path: Path,
+    panels: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[float, float, float, str]]]]],
+    title: str,
+) -> None:
+    """Curves with error bars over a logarithmic axis, one panel beside the other.
+
+    Args:
+      path: The file.
+      panels: (label of the y axis, of the x axis, {name of a curve: (x, y, error, text beside it) of its points, in
+        the order in which they are connected}) of each.
+      title: Above all of them.
+    """
+    figure, every = _figure(len(panels), 4.8, 3.8)
+    for axes, (y_label, x_label, lines) in zip(every, panels, strict=True):
+        for name, points in lines.items():
+            x, y, error, texts = zip(*points, strict=True)
+            drawn = axes.errorbar(x, y, error, marker="o", capsize=3, label=name)
+            for at, text in zip(zip(x, y, strict=True), texts, strict=True):
+                axes.annotate(text, at, (4, 4), textcoords="offset points", fontsize=7, color=drawn[0].get_color())
+        axes.set_xscale("log")
+        ticks = sorted({point[0] for points in lines.values() for point in points})
+        if all(float(tick).is_integer() for tick in ticks):
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=30)
+            axes.minorticks_off()
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.grid(alpha=0.3)
+    handles = {name: handle for axes in every for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper")  # once, and beside the curves
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def scatter(
+    path: Path, panels: Sequence[tuple[str, np.ndarray, np.ndarray, Sequence[str], np.ndarray]], title: str
+) -> None:
+    """Points in the plane, one panel beside the other: small dots for real images, stars for synthetic ones.
+
+    Args:
+      path: The file.
+      panels: (name, points [n, 2], class of each [n], names of the classes, whether it is synthetic [n]) of each.
+      title: Above all of them.
+    """
+    figure, every = _figure(len(panels), 4.6, 4.6)
+    for axes, (name, points, labels, classes, synthetic) in zip(every, panels, strict=True):
+        for c, class_name in enumerate(classes):
+            real, made = points[(labels == c) & ~synthetic], points[(labels == c) & synthetic]
+            colour = f"C{c % 10}"
+            axes.scatter(*real.T, s=6, alpha=0.4, color=colour, linewidths=0)
+            axes.scatter(
+                *made.T, s=90, marker="*", color=colour, edgecolors="black", linewidths=0.6, label=class_name, zorder=3
+            )
+        axes.set(xticks=[], yticks=[], title=name)
+        axes.legend(title="synthetic (stars), real (dots)", fontsize=8, title_fontsize=8)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _figure(panels: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    """A figure and its axes, side by side; sizes in inches are those of one."""
+    from matplotlib.figure import Figure  # imported where it is needed: it takes half a second
+
+    figure = Figure(figsize=(width * panels, height), layout="constrained")
+    return figure, [figure.add_subplot(1, panels, i + 1) for i in range(panels)]
+
+
+def _save(figure: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    files.write_bytes(path, buffer.getvalue())

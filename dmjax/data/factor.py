@@ -1,0 +1,47 @@
+"""Sets that unpack: an image of f x f blocks stands for f^2 images (multi-formation; Kim et al. 2022, section 4.1)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def unpack(images: jax.Array, factor: int) -> jax.Array:
+    """Cuts images into f x f blocks and enlarges each bilinearly, with half-pixel centres; differentiable.
+
+    A side that f does not divide is padded at its end with 0.5.
+
+    Args:
+      images: float32 [n, H, W, D], in units of pixels / 255.
+      factor: f.
+
+    Returns:
+      float32 [n * f^2, H, W, D]: the blocks of the first image row by row, then those of the next.
+    """
+    if factor == 1:
+        return images
+    n, height, width, channels = images.shape
+    rows, columns = -(-height // factor), -(-width // factor)
+    padding = ((0, 0), (0, rows * factor - height), (0, columns * factor - width), (0, 0))
+    padded = jnp.pad(images, padding, constant_values=0.5)
+    blocks = padded.reshape(n, factor, rows, factor, columns, channels).transpose(0, 1, 3, 2, 4, 5)
+    blocks = blocks.reshape(n * factor**2, rows, columns, channels)
+    return jax.image.resize(blocks, (n * factor**2, height, width, channels), "bilinear")
+
+
+def pack(images: np.ndarray, factor: int) -> np.ndarray:
+    """Puts f^2 images into each image, reduced by the nearest pixel: where sets of real images start from.
+
+    Args:
+      images: [n * f^2, H, W, D], of any type.
+      factor: f.
+
+    Returns:
+      [n, H, W, D]: f x f blocks, of which the last ones are cut where f does not divide a side.
+    """
+    if factor == 1:
+        return images
+    total, height, width, channels = images.shape
+    rows, columns = -(-height // factor), -(-width // factor)
+    y, x = np.arange(rows) * height // rows, np.arange(columns) * width // columns
+    blocks = images[:, y][:, :, x].reshape(-1, factor, factor, rows, columns, channels).transpose(0, 1, 3, 2, 4, 5)
+    return blocks.reshape(total // factor**2, rows * factor, columns * factor, channels)[:, :height, :width]

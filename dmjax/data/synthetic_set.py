@@ -1,0 +1,242 @@
+"""The synthetic set: saved, loaded, exported, pictured."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dmjax.common import files
+from dmjax.common.errors import UserError
+from dmjax.data import factor as factors
+from dmjax.data.npz import read_npz
+
+_FORMAT = 2  # of the file; 1, which does not say so, has hard labels and the factor 1
+_KEYS = ("images", "labels", "mean", "std", "class_names", "metadata")
+_PICTURE_COLUMNS = 50  # images of a class that a picture shows at most
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticSet:
+    """A small labelled set of images.
+
+    Attributes:
+      images: float32 [n, H, W, D] in units of real pixels / 255: neither clipped nor normalised.
+      labels: int32 [n], the class of each image; or soft labels float32 [n, C], whose rows sum to 1.
+      mean: float32 [D], by which networks expect the images normalised.
+      std: float32 [D].
+      class_names: C names.
+      metadata: Plain JSON values: the configuration of the run, and what it ran on.
+      factor: Every image unpacks into factor^2 images with its label (`dmjax.data.factor`).
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    class_names: tuple[str, ...]
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    factor: int = 1
+
+    @property
+    def ipc(self) -> int:
+        """Stored images per class."""
+        return len(self.labels) // len(self.class_names)
+
+    @property
+    def hard_labels(self) -> np.ndarray:
+        """int32 [n], the class of each image: of soft labels the largest."""
+        return self.labels if self.labels.ndim == 1 else self.labels.argmax(axis=1).astype(np.int32)
+
+    def unpacked(self) -> "SyntheticSet":
+        """The set of the images that networks are trained on, whose factor is 1."""
+        if self.factor == 1:
+            return self
+        images = np.asarray(factors.unpack(self.images, self.factor))
+        labels = np.repeat(self.labels, self.factor**2, axis=0)
+        return dataclasses.replace(self, images=images, labels=labels, factor=1)
+
+    def digest(self) -> str:
+        """Tells the set from others: 16 digits of a hash of its images, labels, mean and standard deviation."""
+        arrays = (self.images, self.labels, self.mean, self.std, *([np.int32(self.factor)] if self.factor > 1 else []))
+        return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()[:16]
+
+    def save(self, path: str | Path) -> None:
+        """Writes an .npz that loads with `allow_pickle=False`; the file is replaced whole or not at all."""
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            images=self.images,
+            labels=self.labels,
+            mean=self.mean,
+            std=self.std,
+            class_names=np.array(self.class_names),
+            metadata=np.array(json.dumps(self.metadata)),
+            factor=np.int32(self.factor),
+            format=np.int32(_FORMAT),
+        )
+        files.write_bytes(Path(path), buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SyntheticSet":
+        """Reads what `save` wrote, in this version or an earlier one; nothing that the file names is imported.
+
+        Raises:
+          UserError: a file that is missing, damaged, something else, or written by a newer version.
+        """
+        arrays = read_npz(Path(path), _KEYS)
+        version, factor = (_whole_number(path, name, arrays.get(name, np.int32(1))) for name in ("format", "factor"))
+        if version > _FORMAT:
+            raise UserError(
+                f"{path} was written by a newer dmjax (format {version}, this one reads up to {_FORMAT}); "
+                "pip install --upgrade dmjax"
+            )
+        images, labels = arrays["images"], arrays["labels"]
+        names = tuple(str(n) for n in np.atleast_1d(arrays["class_names"]))
+        if images.ndim != 4 or images.dtype != np.float32 or labels.shape[:1] != images.shape[:1] or len(labels) == 0:
+            raise UserError(f"{path}: images must be float32 [n, H, W, D] with a label each")
+        if factor > min(images.shape[1:3]):
+            raise UserError(f"{path}: the factor {factor} is larger than the images")
+        if not np.isfinite(images).all():
+            raise UserError(f"{path}: images hold values that are not finite")
+        labels = _checked_labels(path, labels, len(names))
+        for name in ("mean", "std"):
+            if arrays[name].dtype.kind not in "fiu":
+                raise UserError(f"{path}: {name} must be numbers, not {arrays[name].dtype}")
+        mean, std = (arrays[k].astype(np.float32) for k in ("mean", "std"))
+        if {mean.shape, std.shape} != {images.shape[-1:]} or not (np.isfinite(mean).all() and (std > 0).all()):
+            raise UserError(f"{path}: mean and std must be finite, std positive, one number per channel")
+        try:
+            metadata = json.loads(str(arrays["metadata"]))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: metadata is not JSON: {str(error) or type(error).__name__}") from None
+        if not isinstance(metadata, dict):
+            raise UserError(f"{path}: metadata must be a JSON object")
+        return cls(images, labels, mean, std, names, metadata, factor)
+
+    def pixels(self) -> np.ndarray:
+        """The images as uint8, clipped to what a screen can show."""
+        return np.round(np.clip(self.images, 0, 1) * 255).astype(np.uint8)
+
+    def export(self, folder: str | Path) -> int:
+        """Writes FOLDER/CLASS/NNNN.png, the layout of an ImageFolder, as networks are trained on it: unpacked.
+
+        Soft labels are in FOLDER/labels.csv, beside the file of each image; the folder is that of the largest.
+
+        Returns:
+          The number of images.
+        """
+        counters, soft = [0] * len(self.class_names), [",".join(["file", *self.class_names])]
+        unique, unpacked = _unique(self.class_names), self.unpacked()
+        for i, (image, label) in enumerate(zip(unpacked.pixels(), unpacked.hard_labels, strict=True)):
+            # A class name need not be a file name.
+            name = re.sub(r"[^\w.+-]+", "_", self.class_names[label]).lstrip(".") or "class"
+            path = Path(folder) / (name if unique else f"{label:04d}_{name}")
+            files.write_bytes(path / f"{counters[label]:04d}.png", _png(image))
+            soft.append(
+                ",".join([f"{path.name}/{counters[label]:04d}.png", *map(str, np.atleast_1d(unpacked.labels[i]))])
+            )
+            counters[label] += 1
+        if self.labels.ndim == 2:
+            files.write_bytes(Path(folder) / "labels.csv", ("\n".join(soft) + "\n").encode())
+        return sum(counters)
+
+    def picture(self) -> Image.Image:
+        """A grid with one row per class, small images enlarged; images that unpack are shown as they are stored."""
+        pixels, labels = self.pixels(), self.hard_labels
+        rows = [pixels[labels == c][:_PICTURE_COLUMNS] for c in range(len(self.class_names))]
+        columns = max(len(row) for row in rows)
+        height, width, channels = pixels.shape[1:]
+        gap = 2
+        shape = (gap + len(rows) * (height + gap), gap + columns * (width + gap), channels)
+        grid = np.full(shape, 255, np.uint8)
+        for r, row in enumerate(rows):
+            for c, image in enumerate(row):
+                top, left = gap + r * (height + gap), gap + c * (width + gap)
+                grid[top : top + height, left : left + width] = image
+        picture = Image.fromarray(grid[..., 0] if channels == 1 else grid)
+        zoom = max(1, 64 // max(height, width)) if columns <= 10 else max(1, 32 // max(height, width))
+        return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+    def save_picture(self, path: Path) -> None:
+        """Writes the grid as a PNG."""
+        buffer = io.BytesIO()
+        self.picture().save(buffer, "png")
+        files.write_bytes(path, buffer.getvalue())
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a synthetic set is there and whole."""
+    try:
+        SyntheticSet.load(path)
+    except UserError:
+        return False
+    return True
+
+
+def from_pixels(
+    pixels: np.ndarray,
+    mean: np.ndarray,
+    std: np.ndarray,
+    class_names: Sequence[str],
+    metadata: dict[str, Any] | None = None,
+    labels: np.ndarray | None = None,
+    factor: int = 1,
+) -> SyntheticSet:
+    """Makes a set of the images of every class.
+
+    Args:
+      pixels: [C, M, H, W, D], uint8, or float32 in units of pixels / 255.
+      mean: float32 [D].
+      std: float32 [D].
+      class_names: C names.
+      metadata: Plain JSON values.
+      labels: Soft labels float32 [C, M, C]; by default the label of an image is its class.
+      factor: Every image unpacks into factor^2 images.
+    """
+    unit = pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
+    if labels is None:
+        labels = np.repeat(np.arange(len(pixels), dtype=np.int32), pixels.shape[1])
+    else:
+        labels = np.asarray(labels, np.float32).reshape(-1, len(class_names))
+    unit = unit.reshape(-1, *pixels.shape[2:])
+    return SyntheticSet(unit, labels, mean, std, tuple(class_names), metadata or {}, factor)
+
+
+def _checked_labels(path: str | Path, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Hard labels as int32 [n], soft ones as float32 [n, C]; raises a `UserError` for anything else."""
+    if np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1:
+        if labels.min() < 0 or labels.max() >= classes:
+            raise UserError(f"{path}: labels out of range, there are {classes} class names")
+        return labels.astype(np.int32)
+    if not np.issubdtype(labels.dtype, np.floating) or labels.ndim != 2:
+        shape = list(labels.shape)
+        raise UserError(f"{path}: labels must be integers [n] or soft labels [n, C], not {labels.dtype} {shape}")
+    if labels.shape[1] != classes:
+        raise UserError(f"{path}: soft labels are for {labels.shape[1]} classes, there are {classes} class names")
+    if not (labels >= 0).all() or np.abs(labels.sum(axis=1) - 1).max() > 1e-3:
+        raise UserError(f"{path}: soft labels must be at least 0 and sum to 1 for every image")
+    return labels.astype(np.float32)
+
+
+def _whole_number(path: str | Path, name: str, array: np.ndarray) -> int:
+    if array.shape != () or not np.issubdtype(array.dtype, np.integer) or not 1 <= array < 2**31:
+        raise UserError(f"{path}: {name} must be a whole number of at least 1")
+    return int(array)
+
+
+def _unique(names: tuple[str, ...]) -> bool:
+    safe = [re.sub(r"[^\w.+-]+", "_", n).lstrip(".").lower() for n in names]
+    return len(set(safe)) == len(safe)
+
+
+def _png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "png")
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Training networks on arrays, and judging sets by them."""

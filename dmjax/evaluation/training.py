@@ -1,0 +1,293 @@
+"""Training a network from scratch on arrays: the recipe by which every small set is judged.
+
+SGD with momentum and weight decay on all parameters, one augmentation group per batch with parameters per image, a
+learning rate that drops to a tenth after the middle epoch (where the momentum is cleared too, as in the authors' code).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dmjax import networks
+from dmjax.common import signals
+from dmjax.config import AugmentConfig, EvaluationConfig
+from dmjax.data import augment, normalize
+
+# Images per dispatch: long enough to hide the host, short enough for progress and signals on a slow machine.
+_IMAGES_PER_DISPATCH = 4096
+_TEST_BATCH = 256
+_CPU_PIXELS_AT_ONCE = 2**13  # 8 images of 32x32: their activations stay in the cache
+
+
+class Recipe(NamedTuple):
+    """What is compiled into the training program.
+
+    Attributes:
+      learning_rate, momentum, weight_decay: Of SGD.
+      batch_size: Images per step; the last batch of an epoch may be smaller.
+      augment: Groups that are drawn.
+    """
+
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    batch_size: int
+    augment: AugmentConfig
+
+
+class Examples(NamedTuple):
+    """Labelled images on the device.
+
+    Attributes:
+      images: uint8 [n, H, W, D], or float32 in units of pixels / 255.
+      labels: int32 [n], or soft labels float32 [n, C].
+      mean: float32 [D], of pixels / 255.
+      std: float32 [D], of pixels / 255.
+    """
+
+    images: Any
+    labels: Any
+    mean: Any
+    std: Any
+
+
+class TrainState(NamedTuple):
+    """What a training step changes.
+
+    Attributes:
+      variables: Of the network.
+      momentum: Of the optimizer.
+      order: int32 [n'], the epoch's order of the images, padded to whole batches.
+      step: int32 scalar, steps done.
+      correct: bool [n], whether an image was classified correctly when it was last trained on.
+      forgotten: int32 [n], how often that went from true to false (Toneva et al. 2019).
+    """
+
+    variables: Any
+    momentum: Any
+    order: jax.Array
+    step: jax.Array
+    correct: jax.Array
+    forgotten: jax.Array
+
+
+def make_recipe(config: EvaluationConfig, augmentation: AugmentConfig) -> Recipe:
+    """The recipe by which the papers evaluate: Zhao & Bilen, section 3.1, and the authors' code."""
+    if config.strategy is not None:
+        augmentation = dataclasses.replace(augmentation, strategy=config.strategy)
+    return Recipe(config.learning_rate, config.momentum, config.weight_decay, config.batch_size, augmentation)
+
+
+def train(
+    network: nn.Module,
+    recipe: Recipe,
+    key: jax.Array,
+    examples: Examples,
+    epochs: int,
+    on_progress: Callable[[int], None] = lambda steps: None,
+) -> Any:
+    """Trains a freshly initialised network and returns its variables.
+
+    Args:
+      network: Module with `__call__(x, train, weights)`.
+      recipe: How it is trained.
+      key: Of initialisation, order and augmentation.
+      examples: The training set.
+      epochs: Passes over it.
+      on_progress: Called with the number of steps done since the last call.
+    """
+    plan = make_plan(recipe, len(examples.labels), epochs)
+    state = start(network, plan, key, examples)
+    return advance(network, recipe, plan, state, key, examples, plan.total, on_progress).variables
+
+
+class Plan(NamedTuple):
+    """How long a training takes.
+
+    Attributes:
+      batch: Images per step.
+      per_epoch: Steps of an epoch.
+      total: Steps of all epochs.
+      drop: First step at the lower learning rate, after the middle epoch.
+    """
+
+    batch: int
+    per_epoch: int
+    total: int
+    drop: int
+
+
+def make_plan(recipe: Recipe, images: int, epochs: int) -> Plan:
+    """The plan for so many epochs over so many images."""
+    batch = min(recipe.batch_size, images)
+    per_epoch = -(-images // batch)
+    return Plan(batch, per_epoch, epochs * per_epoch, (epochs // 2 + 1) * per_epoch)
+
+
+def start(network: nn.Module, plan: Plan, key: jax.Array, examples: Examples) -> TrainState:
+    """The state before the first step of a freshly initialised network."""
+    return _start(network, key, examples, plan.batch * plan.per_epoch)
+
+
+def advance(
+    network: nn.Module,
+    recipe: Recipe,
+    plan: Plan,
+    state: TrainState,
+    key: jax.Array,
+    examples: Examples,
+    until: int,
+    on_progress: Callable[[int], None] = lambda steps: None,
+) -> TrainState:
+    """Trains up to step `until` of the plan; the state that is passed in is donated. The rest as for `train`."""
+    length = min(plan.total, steps_per_dispatch(plan.batch))
+    done = int(state.step)
+    while done < until:
+        state = _run(network, recipe, length, plan.batch, state, key, examples, np.int32(until), np.int32(plan.drop))
+        jax.block_until_ready(state.step)
+        on_progress(min(length, until - done))
+        done = min(done + length, until)
+        signals.check()
+    return state
+
+
+def steps_per_dispatch(batch: int) -> int:
+    """Training steps of one program, for batches of this size."""
+    return max(1, _IMAGES_PER_DISPATCH // batch)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "padded"))
+def _start(network, key, examples, padded):
+    variables = networks.init(network, jax.random.fold_in(key, 0), examples.images.shape[1:])
+    momentum = jax.tree.map(jnp.zeros_like, variables["params"])
+    n = len(examples.labels)
+    order, forgotten = jnp.zeros((padded,), jnp.int32), jnp.zeros((n,), jnp.int32)
+    return TrainState(variables, momentum, order, jnp.int32(0), jnp.zeros((n,), bool), forgotten)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "recipe", "length", "batch"), donate_argnames=("state",))
+def _run(network, recipe, length, batch, state, key, examples, until, drop):
+    """Advances by `length` steps, or up to step `until`: one program for any number of epochs."""
+
+    def body(state, _):
+        one_step = functools.partial(step, network, recipe, batch, key=key, examples=examples, drop=drop)
+        return jax.lax.cond(state.step < until, one_step, lambda s: s, state), None
+
+    return jax.lax.scan(body, state, None, length=length)[0]
+
+
+def step(
+    network: nn.Module, recipe: Recipe, batch: int, state: TrainState, key: jax.Array, examples: Examples, drop: Any
+) -> TrainState:
+    """One training step, for use inside compiled code; `drop` is the first step at the lower learning rate."""
+    n, padded = len(examples.labels), len(state.order)
+    per_epoch = padded // batch
+    epoch, position = state.step // per_epoch, state.step % per_epoch
+    order_key, augment_key = jax.random.split(jax.random.fold_in(key, 1))
+
+    def shuffle(_):
+        order = jax.random.permutation(jax.random.fold_in(order_key, epoch), n).astype(jnp.int32)
+        return jnp.pad(order, (0, padded - n))
+
+    order = jax.lax.cond(position == 0, shuffle, lambda order: order, state.order)
+    chosen = jax.lax.dynamic_slice(order, (position * batch,), (batch,))
+    weights = (position * batch + jnp.arange(batch) < n).astype(jnp.float32)
+    images = normalize(examples.images[chosen], examples.mean, examples.std)
+    draws = augment.sample_each(jax.random.fold_in(augment_key, state.step), recipe.augment, images.shape[1:], batch)
+    images = augment.apply_each(draws, images)
+
+    def loss(params, images, labels, weights):
+        variables = {**state.variables, "params": params}
+        logits, new = network.apply(variables, images, train=True, weights=weights, mutable=["batch_stats"])
+        return (_cross_entropy(logits, labels) * weights).sum(), (new, logits.argmax(axis=-1) == _hard(labels))
+
+    params = state.variables["params"]
+    batch_args = images, examples.labels[chosen], weights / weights.sum()
+    gradients, (new_variables, correct) = _gradient(
+        jax.grad(loss, has_aux=True), params, batch_args, "batch_stats" in state.variables
+    )
+    kept = jnp.where(state.step == drop, 0.0, recipe.momentum)
+    rate = jnp.where(state.step >= drop, 0.1, 1.0) * recipe.learning_rate
+    momentum = jax.tree.map(lambda m, g, p: kept * m + g + recipe.weight_decay * p, state.momentum, gradients, params)
+    params = jax.tree.map(lambda p, m: p - rate * m, params, momentum)
+    place = jnp.where(weights > 0, chosen, n)  # what pads a batch is dropped
+    unlearned = (state.correct[chosen] & ~correct).astype(jnp.int32)
+    forgotten = state.forgotten.at[place].add(unlearned, mode="drop")
+    correct = state.correct.at[place].set(correct, mode="drop")
+    return TrainState({**new_variables, "params": params}, momentum, order, state.step + 1, correct, forgotten)
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross entropy [n] of logits [n, C] and labels that are classes [n] or soft, [n, C]."""
+    if labels.ndim == 1:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return optax.softmax_cross_entropy(logits, labels)
+
+
+def _hard(labels: jax.Array) -> jax.Array:
+    return labels if labels.ndim == 1 else labels.argmax(axis=-1)
+
+
+def _gradient(gradient, params, batch, whole):
+    """Gradient of a sum over a batch. On a CPU a few images at a time, whose activations stay in the cache."""
+    n, at_once = len(batch[0]), max(1, _CPU_PIXELS_AT_ONCE // math.prod(batch[0].shape[1:3]))
+    if whole or jax.default_backend() != "cpu" or n <= at_once:
+        return gradient(params, *batch)
+    parts = -(-n // at_once)
+    size = -(-n // parts)  # as even as possible; what is padded has no weight
+
+    def split(x):
+        return jnp.pad(x, [(0, parts * size - n)] + [(0, 0)] * (x.ndim - 1)).reshape(parts, size, *x.shape[1:])
+
+    def body(total, part):
+        more, new = gradient(params, *part)
+        return jax.tree.map(jnp.add, total, more), new
+
+    total, (new, correct) = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, params), jax.tree.map(split, batch))
+    return total, (new, correct.reshape(-1)[:n])
+
+
+def test_examples(images: np.ndarray, labels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Examples:
+    """Places test images uint8 [T, H, W, D] on the device, padded to whole batches with images of label -1."""
+    missing = -len(labels) % _TEST_BATCH
+    images = np.pad(images, [(0, missing)] + [(0, 0)] * 3)
+    return jax.device_put(Examples(images, np.pad(labels, (0, missing), constant_values=-1), mean, std))
+
+
+def features(network: nn.Module, variables: Any, images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Features float32 [n, F] of images [n, H, W, D] (as in `Examples`) in a trained network, on the host."""
+    parts = [
+        _features(network, variables, images[i : i + _TEST_BATCH], mean, std)
+        for i in range(0, len(images), _TEST_BATCH)
+    ]
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+@functools.partial(jax.jit, static_argnames=("network",))
+def _features(network, variables, images, mean, std):
+    return network.apply(variables, normalize(images, mean, std), train=False, method="embed").astype(jnp.float32)
+
+
+def accuracy(network: nn.Module, variables: Any, examples: Examples) -> float:
+    """Fraction of the `test_examples` that the network classifies correctly."""
+    correct, total = jax.device_get(_count(network, variables, examples))
+    return float(correct) / float(total)
+
+
+@functools.partial(jax.jit, static_argnames=("network",))
+def _count(network, variables, examples):
+    def body(correct, batch):
+        images, labels = batch
+        logits = network.apply(variables, normalize(images, examples.mean, examples.std))
+        return correct + (logits.argmax(axis=-1) == labels).sum(), None
+
+    batches = jax.tree.map(lambda x: x.reshape(-1, _TEST_BATCH, *x.shape[1:]), (examples.images, examples.labels))
+    return jax.lax.scan(body, jnp.int32(0), batches)[0], (examples.labels >= 0).sum()

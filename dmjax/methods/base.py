@@ -1,0 +1,208 @@
+"""What a method is: settings, and how its state is started, moved by one iteration, and finished as a set of images.
+
+A method is a frozen dataclass that inherits from `Method`. Its fields are its settings, which become flags of the
+command line. It implements `start` and `finish` and, unless it is done at once, `step`:
+
+    start(problem, seed)                         -> state: any tree of arrays
+    step(problem, key, state, data, constants)   -> state, losses [C]; compiled, on the devices
+    finish(problem, state)                       -> Condensed; on the host
+
+The loop around it (`dmjax.run`) compiles many steps into one program, spreads the classes over the devices, and saves
+and restores the state. It can do so for every method, since a method declares which leaves of its state have the class
+axis in front (`state_axes`). The key of a step is derived from the seed and the number of the iteration, and neither
+devices nor interruptions change it; what differs between classes is to be derived from `ClassData.index`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Self
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from dmjax.config import Config
+from dmjax.data import Dataset, sampling
+from dmjax.evaluation.pretrained import TrainedNetworks
+
+CLASSES, DEVICES = "classes", "devices"
+"""Names of the mapped axes: classes of one device under `vmap`, and devices."""
+
+
+class ClassData(NamedTuple):
+    """The real images of the classes that one device owns.
+
+    Attributes:
+      images: uint8 [C, N, H, W, D].
+      count: int32 [C], how many of the N are images; 0 for a class that only pads the class axis.
+      index: int32 [C], number of the class in the whole data set.
+    """
+
+    images: Any
+    count: Any
+    index: Any
+
+
+class Chunks(NamedTuple):
+    """How much is computed at once, which bounds memory and does not change the result; None for all.
+
+    Attributes:
+      classes: Classes.
+      real: Real images of a class.
+      synthetic: Synthetic images of a class.
+    """
+
+    classes: int | None = None
+    real: int | None = None
+    synthetic: int | None = None
+
+
+class Condensed(NamedTuple):
+    """What a method has made.
+
+    Attributes:
+      images: [C, M, H, W, D], float32 in units of pixels / 255 or uint8 pixels.
+      labels: Soft labels float32 [C, M, C]; None where the label of an image is its class.
+      factor: Every image unpacks into factor^2 training images (`dmjax.data.factor`).
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    factor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What a method works on; it does not change in a run.
+
+    Attributes:
+      config: The resolved configuration.
+      network: Embeds and classifies images; a method draws its parameters.
+      num_classes: C, of all devices together.
+      image_shape: (H, W, D).
+      mean: float32 [D], of pixels / 255.
+      std: float32 [D], of pixels / 255.
+      chunks: How much to compute at once.
+      dataset: The real images on the host; None where programs are only compiled or timed.
+      trained: Networks trained on the whole training set, on demand; None without a data set.
+    """
+
+    config: Config
+    network: nn.Module
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: np.ndarray
+    std: np.ndarray
+    chunks: Chunks = dataclasses.field(default_factory=Chunks)
+    dataset: Dataset | None = None
+    trained: TrainedNetworks | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method, with its settings as fields; see the head of this file.
+
+    Attributes:
+      name: Its name on the command line.
+      published: Published test accuracies in per cent at 1, 10 and 50 images per class, by the name of the data set.
+      iterations: How many; 0 for a method that is finished once it has started. Iterative methods make it a field.
+      state_axes: As `in_axes` of `vmap`, a prefix of the state: 0 where a leaf has the class axis in front, None
+        where a leaf is the same on all devices.
+      statistics_axes: Mapped axes over which batch norm of `Problem.network` reduces its statistics: those of a method
+        that embeds each class on its own, so that batch norm sees all of them. Then classes and images cannot be
+        computed in chunks. Methods that gather whole batches themselves have none.
+      inner_loop: Whether an iteration trains a network, so that it takes seconds: one is compiled into a dispatch.
+      makes_set: False for a method that makes no set but is judged on the whole training set.
+      bound: Which bound of accuracy the method is, if any: scores compare with "lower" and "upper".
+    """
+
+    name: ClassVar[str]
+    published: ClassVar[Mapping[str, tuple[float | None, float | None, float | None]]] = {}
+    iterations: ClassVar[int] = 0
+    state_axes: ClassVar[Any] = 0
+    statistics_axes: ClassVar[tuple[str, ...]] = ()
+    inner_loop: ClassVar[bool] = False
+    makes_set: ClassVar[bool] = True
+    bound: ClassVar[str | None] = None
+
+    def resolve(self, config: Config) -> Self:
+        """Fills in the settings that were left open (None) and follow from network, data set or images per class.
+
+        Args:
+          config: The configuration, whose network is resolved.
+
+        Raises:
+          UserError: settings that cannot be right, whatever the data are.
+        """
+        return self
+
+    def evaluation(self, config: Config) -> Mapping[str, Any]:
+        """What the authors of the method evaluate with: values for fields of `EvaluationConfig` that were left open."""
+        return {"strategy": config.augment.strategy, "epochs": 1000}
+
+    def uses_trained_networks(self) -> bool:
+        """Whether the method takes networks that were trained on the whole set (`Problem.trained`)."""
+        return False
+
+    def check(self, config: Config, dataset: Dataset, remedy: str = "lower it") -> None:
+        """Raises a `UserError` that ends in `remedy` where the method cannot work on these data."""
+
+    def start(self, problem: Problem, seed: int) -> Any:
+        """Returns the state before the first iteration, from the seed of the run."""
+        raise TypeError(f"{type(self).__name__} has no start(problem, seed)")
+
+    def constants(self, problem: Problem) -> Any:
+        """Returns arrays that all devices hold besides the state, such as the weights of trained networks."""
+        return None
+
+    def step(
+        self, problem: Problem, key: jax.Array, state: Any, data: ClassData, constants: Any
+    ) -> tuple[Any, jax.Array]:
+        """Returns the state after one iteration and the losses [C]; pure, traced once and compiled."""
+        raise TypeError(f"{type(self).__name__} has no step(problem, key, state, data, constants)")
+
+    def finish(self, problem: Problem, state: Any) -> Condensed:
+        """Returns the set that a state stands for. It is called on the host, for pictures along the way too."""
+        raise TypeError(f"{type(self).__name__} has no finish(problem, state)")
+
+    def forward_passes(self, config: Config, num_classes: int, real: int) -> float | None:
+        """How many images an iteration passes forward through the network, where a gradient counts as two passes more.
+
+        The benchmark makes the arithmetic floor of it.
+
+        Args:
+          config: The resolved configuration.
+          num_classes: C.
+          real: Real images per class and iteration.
+
+        Returns:
+          The number, or None where it is not known.
+        """
+        return None
+
+
+def real_batch(key: jax.Array, images: jax.Array, count: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
+    """Draws a class's real batch without replacement: uint8 [B, H, W, D], and weights [B] that are 0 for fillers.
+
+    Args:
+      key: PRNG key.
+      images: uint8 [N, H, W, D], of which the first `count` are images.
+      count: int32 scalar.
+      batch: How many; all where the class has fewer.
+    """
+    size = images.shape[0]
+    indices, weights = sampling.without_replacement(key, count, size, min(batch, size))
+    return images[indices], weights
+
+
+def map_classes(function: Callable, at_once: int | None, *args: Any) -> Any:
+    """Maps `function` over the leading class axis: `at_once` classes under `vmap`, one chunk after another.
+
+    Only the chunk at hand has its activations in memory. None takes all classes at once, with the axis named, as
+    batch norm over all classes needs it.
+    """
+    if at_once is None:
+        return jax.vmap(function, axis_name=CLASSES)(*args)
+    if at_once == 1:  # nothing to vectorise: plain convolutions are faster than vmapped ones on a CPU
+        return jax.lax.map(lambda a: function(*a), args)
+    return jax.lax.map(lambda a: function(*a), args, batch_size=at_once)

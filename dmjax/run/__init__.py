@@ -1,0 +1,1 @@
+"""What happens around a method: the loop, its records, devices, processes, memory."""

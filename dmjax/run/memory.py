@@ -1,0 +1,160 @@
+"""How much to compute at once: chunks of classes and of images whose program fits in the memory of a device."""
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dmjax.common.errors import UserError
+from dmjax.config import Config
+from dmjax.data import Dataset
+from dmjax.methods.base import Chunks
+
+# Of so many, 16 images of 32x32, the activations stay in the cache; measured, see experiments/benchmark/NOTES.md.
+_CPU_PIXELS = 2**14
+_SLACK = 0.9  # of the memory: allocators lose some to fragments
+_COPIES = 4  # of the state of a further run: it comes, is stacked with the others, goes on and is given back
+
+
+class Size(NamedTuple):
+    """What the choice of chunks depends on besides the configuration.
+
+    Attributes:
+      pixels: Of an image, H * W.
+      classes: Classes of a device.
+      real: Real images per class and iteration.
+      synthetic: Synthetic images per class.
+    """
+
+    pixels: int
+    classes: int
+    real: int
+    synthetic: int
+
+
+def size_of(config: Config, real_shape: Sequence[int], classes: int) -> Size:
+    """The size of a run with real images [C, N, H, W, D] and so many classes on a device."""
+    _, most, height, width, _ = real_shape
+    real = min(getattr(config.method, "batch_real", most), most)
+    return Size(height * width, classes, real, config.ipc)
+
+
+def choose(
+    config: Config, size: Size, compile: Callable[[Chunks], Any], limit: float, whole: bool
+) -> tuple[Any, Chunks]:
+    """Compiles with the preferred chunks, or with the largest ones that fit where those do not.
+
+    First fewer classes at once, then fewer images of one class, by halves or faster; what is configured stays.
+
+    Args:
+      config: For `class_chunk`, `image_chunk` and `memory_gb`.
+      size: How large the run is.
+      compile: Makes the program of some chunks.
+      limit: Bytes that a device has for it.
+      whole: All classes and images must be computed at once, as with batch norm.
+
+    Returns:
+      The compiled program and its chunks.
+
+    Raises:
+      UserError: nothing fits.
+    """
+    chunks = preferred(config, size, whole)
+    program = compile(chunks)
+    while (need := peak_bytes(program)) > limit:
+        smaller = None if whole else _smaller(config, chunks, size, need / limit)
+        if smaller is None:
+            if "auto" not in (config.class_chunk, config.image_chunk) and config.memory_gb is None:
+                break  # all is as the user wants it, and the analysis is no proof
+            raise UserError(
+                f"{_shown(need)} per device are needed even with {chunks.classes or size.classes} class(es) and "
+                f"{chunks.real or size.real} image(s) at once, and {_shown(limit)} are there; "
+                "take more devices, fewer real or synthetic images, or smaller images"
+            )
+        chunks = smaller
+        program = compile(chunks)
+    return program, chunks
+
+
+def check_images(config: Config, dataset: Dataset) -> None:
+    """Raises a `UserError` where the synthetic images alone would not fit in the memory of this machine."""
+    need = 4.0 * dataset.num_classes * config.ipc * math.prod(dataset.image_shape)
+    if need > _host_bytes():
+        raise UserError(
+            f"ipc {config.ipc} asks for {_shown(need)} of synthetic images, and there are {_shown(_host_bytes())}"
+        )
+
+
+def preferred(config: Config, size: Size, whole: bool) -> Chunks:
+    """The fastest chunks where memory is no question: on a CPU the cache decides, an accelerator wants all at once."""
+    if whole:
+        return Chunks()
+    cpu = jax.default_backend() == "cpu"
+    classes: int | None = config.class_chunk if config.class_chunk != "auto" else (1 if cpu else None)
+    images: int | None = None if config.image_chunk == "auto" else config.image_chunk
+    in_cache = max(1, _CPU_PIXELS // size.pixels)
+    real = in_cache if cpu and config.image_chunk == "auto" else images
+    return Chunks(None if classes is not None and classes >= size.classes > 1 else classes, real, images)
+
+
+def _smaller(config: Config, chunks: Chunks, size: Size, excess: float) -> Chunks | None:
+    """The next chunks to try when the program needs `excess` times what there is; None when there are none."""
+    classes = chunks.classes or size.classes
+    if config.class_chunk == "auto" and classes > 1:
+        return chunks._replace(classes=max(1, min(classes // 2, int(classes / excess))))
+    real, synthetic = chunks.real or size.real, chunks.synthetic or size.synthetic
+    if config.image_chunk == "auto" and max(real, synthetic) > 1:
+        images = max(real, synthetic)
+        fewer = max(1, min(images // 2, int(images / excess)))
+        return chunks._replace(classes=classes, real=min(real, fewer), synthetic=min(synthetic, fewer))
+    return None
+
+
+def runs_beside(one: int, state: Any, num_devices: int, limit: float) -> int:
+    """How many runs fit in memory where one alone needs `one` bytes: the others add their states only.
+
+    Args:
+      one: Bytes that the program of one run needs on a device.
+      state: Of one run, on the host.
+      num_devices: Over which it is split.
+      limit: Bytes that a device has.
+    """
+    each = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state)) / num_devices
+    return 1 + max(0, int((limit - one) / (_COPIES * each)))
+
+
+def peak_bytes(program: Any) -> int:
+    """What a compiled program needs on one device, by its own analysis: arguments, results and temporaries."""
+    analysis = program.memory_analysis()
+    held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return int(held + analysis.temp_size_in_bytes)
+
+
+def limit(config: Config) -> float:
+    """The bytes of a device that a run may use: as configured, or a little less than there are."""
+    return config.memory_gb * 1e9 if config.memory_gb else _SLACK * _device_bytes()
+
+
+def _device_bytes() -> float:
+    """The memory of one device: what its allocator may use, or this device's part of the host's memory."""
+    device = jax.local_devices()[0]
+    if limit := (device.memory_stats() or {}).get("bytes_limit"):
+        return float(limit)
+    return _host_bytes() / jax.local_device_count()
+
+
+def _host_bytes() -> float:
+    """The memory of this machine, or of the container that it is."""
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # where there is no such limit
+        host = min(host, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return float(host)
+
+
+def _shown(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

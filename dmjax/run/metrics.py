@@ -1,0 +1,55 @@
+"""Metrics of a run: metrics.jsonl and TensorBoard, cut back to the checkpoint when a run resumes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dmjax.common import files
+
+
+class Metrics:
+    """Appends to WORKDIR/metrics.jsonl and WORKDIR/tensorboard.
+
+    Attributes:
+      evaluated: Iterations after which an accuracy was recorded.
+    """
+
+    def __init__(self, workdir: Path, iteration: int):
+        """Drops what was written after `iteration`, by a run that was killed before its next checkpoint."""
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "metrics.jsonl"
+        kept = [entry for entry in _read(path) if entry["iteration"] <= iteration]
+        self.evaluated = {entry["iteration"] for entry in kept if "accuracy_mean" in entry}
+        files.write_bytes(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=iteration + 1)
+
+    def write(self, iteration: int, **values: Any) -> None:
+        """Appends one line, and the same numbers to TensorBoard."""
+        self._file.write(json.dumps({"iteration": iteration, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, iteration)
+
+    def picture(self, iteration: int, image: Any) -> None:
+        """Shows a picture uint8 [H, W] or [H, W, 3] in TensorBoard."""
+        self._board.add_image("synthetic", image, iteration, dataformats="HW" if image.ndim == 2 else "HWC")
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._file.close()
+        self._board.close()
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The entries of a file whose last line may have been cut off; what is not an entry is dropped."""
+    entries = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("iteration"), int):
+            entries.append(entry)
+    return entries

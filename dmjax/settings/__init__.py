@@ -1,0 +1,1 @@
+"""From experiment files and flags to a checked configuration."""

@@ -1,0 +1,199 @@
+"""Experiments: their files, the flags on top of them, and what follows from network, data set and method."""
+
+import dataclasses
+import runpy
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmjax import methods, networks
+from dmjax.common import imports
+from dmjax.common.errors import UserError, near_misses
+from dmjax.config import CheckpointConfig, Config, EvaluateConfig, EvaluationConfig, NetworkConfig
+from dmjax.methods import Method
+from dmjax.settings import cli
+from dmjax.settings.check import check
+from dmjax.settings.fields import carry_over, fill, flatten
+
+R = typing.TypeVar("R", bound=Config | EvaluateConfig)
+C = typing.TypeVar("C", bound=Config)
+
+_DISPATCH = {"chunk": 10, "checkpoint.every": 500}  # section 3.1 says nothing of it: ours
+_LONG_ITERATIONS = {"chunk": 1, "checkpoint.every": 10}
+
+
+def load_config(path: str | Path) -> Config:
+    """Reads an experiment file and returns what its `get_config()` returns, with `workdir` filled in.
+
+    Raises:
+      UserError: the file is missing, cannot be executed, or has no `get_config` that returns a `Config`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no experiment file {str(path)!r}; {_similar(path)}")
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config() if callable(get_config) else None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"experiment file {str(path)!r} does not run: {imports.describe(error)}") from error
+    if not isinstance(config, Config):
+        raise UserError(f"experiment file {str(path)!r} needs a function get_config() that returns a dmjax.Config")
+    check(config)
+    config = dataclasses.replace(config, method=methods.create(config.method))
+    if config.workdir is None:
+        config = dataclasses.replace(config, workdir=Path("runs") / path.stem)
+    return config
+
+
+def _similar(path: Path) -> str:
+    """What may have been meant by the path of an experiment file that is not there."""
+    for folder in (path.parent, Path("experiments")):
+        there = sorted(str(p) for p in folder.glob("*.py")) if folder.is_dir() else []
+        if str(folder / f"{path.stem}.py") in there:
+            return f"did you mean {str(folder / f'{path.stem}.py')!r}?"
+        if there and folder != Path():
+            return near_misses(str(folder / path.name), there)
+    return "name one by its path, such as experiments/tiny.py in a clone of the repository"
+
+
+def parse(kind: type[C], arguments: list[str], prog: str, description: str) -> tuple[C, C]:
+    """Flags on top of the experiment file that `--config` names.
+
+    Args:
+      kind: `Config`, or a class that inherits from it and has further fields.
+      arguments: The arguments of the command line.
+      prog: The command, for --help.
+      description: What the command does, for --help.
+
+    Returns:
+      The configuration as it was given, and the one that it was given on top of; see `resolve`.
+    """
+    path, arguments = cli.take(arguments, "--config")
+    name, arguments = cli.take(arguments, "--method")
+    if path is None and not cli.asks_for_help(arguments):
+        raise UserError("name an experiment file, for example --config experiments/tiny.py")
+    loaded = load_config(path) if path else Config()
+    method = methods.create(loaded.method)
+    if name is not None:
+        named = methods.create(name)
+        method = method if type(named) is type(method) else carry_over(method, named)
+    # What a kind declares anew is its own, not the experiment's.
+    taken = [field for field in Config.__annotations__ if kind is Config or field not in kind.__annotations__]
+    default = kind(**{field: getattr(loaded, field) for field in taken})
+    if "method" in taken:
+        default = dataclasses.replace(default, method=method)
+    default = without_options(default, arguments)
+    return cli.parse(default, arguments, prog, description, resolve), default
+
+
+def parse_methods(names: Sequence[str], arguments: list[str]) -> tuple[dict[str, Method], list[str]]:
+    """Several methods by their names, each with those of the flags that it has a setting for.
+
+    Args:
+      names: Their names, or import paths.
+      arguments: Of the command line. What the method of the experiment that `--config` names was given, methods with
+        the same setting are given too.
+
+    Returns:
+      The methods by their names, and the arguments that belong to none of them.
+    """
+    path, _ = cli.take(arguments, "--config")
+    base = methods.create((load_config(path) if path else Config()).method)
+    classes = {name: type(methods.create(name)) for name in names}
+    known = {name: set(methods.field_names(cls)) for name, cls in classes.items()}
+    settings, rest = cli.split(arguments, set().union(*known.values()))
+    found = {}
+    for name, cls in classes.items():
+        own, _ = cli.split(settings, known[name])
+        start = base if cls is type(base) else carry_over(base, methods.create(name))
+        found[name] = cli.parse(start, own, "", "")
+    return found, rest
+
+
+def without_options(default: R, arguments: list[str]) -> R:
+    """What flags are given on top of: where they name another network, the options of the old one do not apply."""
+    name, _ = cli.take(arguments, "--network.name")
+    if name in (None, default.network.name):
+        return default
+    plain = NetworkConfig(name=default.network.name, precision=default.network.precision)
+    return dataclasses.replace(default, network=plain)
+
+
+def runs(config: Config) -> list[Config]:
+    """The runs that a configuration asks for: consecutive seeds, each in a folder of its own below the workdir."""
+    if config.runs == 1:
+        return [config]
+    seeds, folder = range(config.seed, config.seed + config.runs), config.workdir
+    return [
+        dataclasses.replace(config, runs=1, seed=seed, workdir=folder and Path(folder) / f"seed_{seed}")
+        for seed in seeds
+    ]
+
+
+def resolve(config: R, default: R | None = None) -> R:
+    """Checks a configuration and fills in all that follows from network, data set and method.
+
+    Args:
+      config: What was given.
+      default: What it was given on top of: options of that network do not apply to another one.
+
+    Raises:
+      UserError: values that cannot be right, whatever the data are.
+    """
+    check(config)
+    network = config.network if default is None else networks.on_top_of(config.network, default.network)
+    method = methods.create(config.method)
+    config = dataclasses.replace(config, network=networks.resolve(network), method=method)
+    config = _with_paths(config)
+    check(method)
+    with methods.reported(method):
+        if isinstance(config, Config):
+            config = dataclasses.replace(config, method=method.resolve(config))
+            config = fill(config, _LONG_ITERATIONS if method.inner_loop else _DISPATCH)
+        evaluation = {f"evaluation.{name}": value for name, value in method.evaluation(config).items()}
+    config = fill(config, evaluation)
+    check(config)
+    values = flatten(config)
+    if values["evaluation.momentum"] == 1:
+        raise UserError("evaluation.momentum must be below 1, not 1")
+    if values["seed"] + values.get("runs", 1) - 1 >= 2**32:
+        raise UserError(f"seed must be below 2**32, and that of the last run too, not {values['seed']}")
+    return config
+
+
+def _with_paths(config: R) -> R:
+    """The configuration with paths that mean the same in any folder; the workdir stays as it is."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else Path(path).expanduser().absolute()
+
+    data = config.data
+    data = dataclasses.replace(
+        data, path=absolute(data.path), test_path=absolute(data.test_path), cache=absolute(data.cache)
+    )
+    config = dataclasses.replace(config, data=data)
+    if isinstance(config, Config):
+        pretrained = dataclasses.replace(config.pretrained, path=absolute(config.pretrained.path))
+        workdir = None if config.workdir is None else Path(config.workdir).expanduser()
+        config = dataclasses.replace(config, pretrained=pretrained, workdir=workdir)
+    return config
+
+
+def left_open(config: Config) -> EvaluationConfig:
+    """The evaluation of a resolved configuration, where what its method decided is left open again.
+
+    Another network may mean another decision. A configuration whose method is not at hand keeps what was decided.
+    """
+    if isinstance(config.method, str) and ":" in config.method:
+        return config.evaluation
+    undecided = dataclasses.replace(config.evaluation, strategy=None, epochs=None)
+    decided = resolve(dataclasses.replace(config, evaluation=undecided)).evaluation
+    same = [name for name in ("strategy", "epochs") if getattr(decided, name) == getattr(config.evaluation, name)]
+    return dataclasses.replace(config.evaluation, **dict.fromkeys(same))
+
+
+def undecided(config: C, given: C) -> C:
+    """A resolved configuration in which what follows from the method and network of a run is as it was given."""
+    checkpoint = CheckpointConfig(given.checkpoint.every, config.checkpoint.keep)
+    method = methods.create(given.method)
+    return dataclasses.replace(config, method=method, chunk=given.chunk, checkpoint=checkpoint)
