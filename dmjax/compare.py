@@ -21,7 +21,7 @@ from dmjax import methods, networks
 from dmjax.common import files, plots
 from dmjax.common.errors import UserError, near_misses
 from dmjax.common.progress import progress_bar
-from dmjax.config import ALL_GROUPS, AugmentConfig, Config
+from dmjax.config import ALL_GROUPS, AugmentConfig, Config, Count, Range
 from dmjax.evaluation.judge import judge_whole
 from dmjax.evaluation.scores import scores
 from dmjax.methods import Method
@@ -42,11 +42,11 @@ class CompareConfig(Config):
     method: tyro.conf.Suppress[tyro.conf.Fixed[Any]] = Config.method
     methods: tuple[str, ...] = methods.COMPARED
     """Names of methods, or module:Class of one's own. A flag of a method is for all of them that have it."""
-    sizes: Annotated[tuple[int, ...], tyro.conf.arg(name="ipc")] = _PAPERS_SIZES
+    sizes: Annotated[tuple[Count, ...], tyro.conf.arg(name="ipc")] = _PAPERS_SIZES
     """Images per class."""
-    runs: int = _PAPERS_RUNS
+    runs: Annotated[int, Range(1, 1000)] = _PAPERS_RUNS
     """Sets of each method and size, with the seeds --seed, --seed + 1, ..."""
-    iterations_of: tuple[tuple[str, int], ...] = ()
+    iterations_of: tuple[tuple[str, Count], ...] = ()
     """Iterations by method or by method and size, as in dm 500 dsa-ipc10 20, where --iterations does not suit all."""
     learning_rates_of: tuple[tuple[str, float], ...] = ()
     """Learning rates of the synthetic images likewise, where --optimizer.learning-rate does not suit all."""
@@ -294,7 +294,7 @@ def _plot(path: Path, rows: list[Row], dataset: str) -> None:
     if by_size:
         if whole is not None:
             sizes = sorted({row.ipc for row in rows if row.ipc is not None})
-            by_size["whole"] = [(size, 100 * whole.mean, 100 * whole.std, "") for size in sizes]
+            by_size[whole.method] = [(size, 100 * whole.mean, 100 * whole.std, "") for size in sizes]
         panels = [
             ("images per class", by_size),
             ("seconds to make a set (at each point: images per class)", by_seconds),

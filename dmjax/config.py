@@ -228,7 +228,7 @@ class EvaluateConfig:
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
-    method: tyro.conf.Suppress[tyro.conf.Fixed[Any]] = "dm"
+    method: tyro.conf.Suppress[tyro.conf.Fixed[Any]] = Config.method
     """The method that made the set, whose authors' evaluation applies where nothing else is given."""
     synthetic: Path | None = None
     """The synthetic.npz to evaluate; data, network and recipe are those of its run unless given."""

@@ -1,7 +1,7 @@
 """A method of your own: distribution matching with another distance, in forty lines.
 
     python -m dmjax.condense --config experiments/tiny.py --method experiments.own_method:KernelMatching --bandwidth 2
-    python -m dmjax.compare --config experiments/tiny.py --methods random dm experiments.own_method:KernelMatching --ipc 1
+    python -m dmjax.compare --config experiments/tiny.py --ipc 1 --methods dm experiments.own_method:KernelMatching
 
 Distribution matching compares the *means* of two clouds of features. Two clouds with the same mean can still differ;
 the maximum mean discrepancy with a Gaussian kernel (Gretton et al. 2012, equation 5) is zero only where they are equal.

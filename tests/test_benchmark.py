@@ -9,24 +9,34 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from dmjax import networks
+from dmjax import DM, networks
 from dmjax.benchmark import cases
 from dmjax.common.errors import UserError
-from dmjax.config import AUGMENTATIONS, AugmentConfig, NetworkConfig
+from dmjax.config import AUGMENTATIONS, AugmentConfig, BenchmarkConfig, NetworkConfig
 from dmjax.data import augment
-from dmjax.methods import distribution, gradient
+from dmjax.methods import gradient
 
 CIFAR10 = cases.parse("cifar10-ipc50")
 NETWORK = networks.resolve(NetworkConfig())
 
 
+def settings_of(case, network=NETWORK):
+    return cases.settings(case, BenchmarkConfig(network=network))
+
+
 def test_work_is_that_of_the_literature():
     assert cases.forward_flops(NETWORK, 3, (32, 32, 3)) == pytest.approx(101.5e6, rel=1e-3)
     assert 2 * cases.activations(NETWORK, 3, (32, 32, 3)) == pytest.approx(0.344e6, rel=1e-3)
-    flops, moved = cases.work(CIFAR10, NETWORK, 3, 256, 256)
+    flops, moved = cases.work(CIFAR10, settings_of(CIFAR10), 3, 256)
     assert flops == pytest.approx(412e9, rel=2e-3)
-    assert cases.work(cases.parse("cifar10-ipc10"), NETWORK, 3, 256, 256)[0] == pytest.approx(290e9, rel=2e-3)
-    assert cases.work(CIFAR10, dataclasses.replace(NETWORK, precision="bfloat16"), 3, 256, 256)[1] == moved / 2
+    ten = cases.parse("cifar10-ipc10")
+    assert cases.work(ten, settings_of(ten), 3, 256)[0] == pytest.approx(290e9, rel=2e-3)
+    half = dataclasses.replace(NETWORK, precision="bfloat16")
+    assert cases.work(CIFAR10, settings_of(CIFAR10, half), 3, 256)[1] == moved / 2
+    dsa = cases.parse(
+        "dsa-cifar10-ipc1"
+    )  # one outer step: a gradient of 256 real images, and of that of a synthetic one
+    assert cases.work(dsa, settings_of(dsa), 3, 256)[0] == pytest.approx(10 * (3 * 256 + 9) * 101.5e6, rel=1e-3)
 
 
 def test_cases_have_names_and_near_misses():
@@ -85,7 +95,7 @@ def test_the_peer_computes_the_same_loss(torch, torch_peer, rng, group, shape):
     u = rng.uniform(size=3).astype(np.float32)
     index = np.int32(AUGMENTATIONS.index(group))
     siamese = augment.parameters(index, u, AugmentConfig(), shape)
-    ours = distribution.class_loss(
+    ours = DM().class_loss(
         lambda images, weights: networks.embed(network, variables, images, weights),
         augment.apply(siamese, real),
         np.ones(5, np.float32),
@@ -139,7 +149,11 @@ def test_bad_benchmarks_are_one_line(run_command):
     for arguments, message in (
         (["--case", "cifar11-ipc1"], "did you mean"),
         (["--peer", "nobody.py"], "no peer"),
-        (["--blocks", "0"], "blocks must be above 0"),
+        (["--blocks", "0"], "blocks must be at least 1"),
+        (["--devices", "100"], "devices must be at most 1"),
+        (["--seconds", "inf"], "seconds must be finite"),
+        (["--augment.strategy", "foo"], "augment.strategy must be"),
+        (["--profile", "README.md"], "README.md is a file"),
     ):
         done = run_command("dmjax.benchmark", *arguments)
         assert done.returncode == 2

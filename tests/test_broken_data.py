@@ -89,7 +89,8 @@ def test_npz_errors(tmp_path):
         assert "\n" not in str(error.value)
 
     fails("no array 'test_labels'", test_labels=None)
-    fails("must be uint8", train_images=images.astype(np.float32))
+    fails("must be uint8", train_images=images.astype(np.int64))
+    fails("must be fractions between 0 and 1", train_images=images.astype(np.float32) + 2)
     fails("out of range", train_labels=np.array([0, -1, 0, 1]))
     fails("out of range", train_labels=np.array([0, 1, 0, 10**9]))
     fails("test_labels holds 2, out of range", test_labels=np.array([0, 1, 2, 1]))

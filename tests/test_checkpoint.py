@@ -6,13 +6,15 @@ import shutil
 import numpy as np
 import pytest
 
-from dmjax.methods.base import State
+from dmjax.methods.images import ImageState
 from dmjax.run.checkpoint import Checkpoints
+from dmjax.run.program import RunState
 
 
 def state_of(iteration):
     rng = np.random.default_rng(iteration)
-    return State(rng.normal(size=(3, 2, 8, 8, 1)).astype(np.float32), (np.full(3, iteration),), np.int32(iteration))
+    images = rng.normal(size=(3, 2, 8, 8, 1)).astype(np.float32)
+    return RunState(np.int32(iteration), ImageState(images, (np.full(3, iteration),)))
 
 
 def test_the_last_k_are_kept_and_the_newest_is_restored(tmp_path):
@@ -21,8 +23,8 @@ def test_the_last_k_are_kept_and_the_newest_is_restored(tmp_path):
         checkpoints.save(state_of(i), {"condense": 0.5 * i})
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["2", "3"]
     state, notes = checkpoints.restore(state_of(0))
-    np.testing.assert_array_equal(state.images, state_of(3).images)
-    np.testing.assert_array_equal(state.optimizer[0], [3, 3, 3])
+    np.testing.assert_array_equal(state.method.images, state_of(3).method.images)
+    np.testing.assert_array_equal(state.method.optimizer[0], [3, 3, 3])
     assert notes == {"condense": 1.5}
     checkpoints.close()
 
@@ -53,8 +55,8 @@ def test_a_flipped_bit_is_noticed_wherever_it_matters(tmp_path):
         state, _ = damaged.restore(state_of(0))
         damaged.close()
         expected = state_of(int(state.iteration))  # either one, but whole
-        np.testing.assert_array_equal(state.images, expected.images)
-        np.testing.assert_array_equal(state.optimizer[0], expected.optimizer[0])
+        np.testing.assert_array_equal(state.method.images, expected.method.images)
+        np.testing.assert_array_equal(state.method.optimizer[0], expected.method.optimizer[0])
         fell_back += int(state.iteration) == 1
     assert fell_back >= 2
     gc.collect()  # what is dropped is dropped here, not during the next test

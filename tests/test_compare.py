@@ -8,24 +8,35 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from dmjax import compare, condense
+from dmjax import DM, compare, condense, methods
 from dmjax.common.errors import UserError
 from dmjax.evaluation.scores import scores
-from dmjax.methods import published
+from dmjax.methods import coreset
 from dmjax.run import study
 from dmjax.run.workdir import Workdir
 from dmjax.settings import experiment, fields
 
 SMALL = (
     *("--config", str(ROOT / "experiments" / "tiny.py"), "--network.width", "4", "--network.depth", "1"),
-    *("--iterations-of", "dm", "4", "dc", "1", "dsa", "1", "--images-every", "0", "--batch-real", "8"),
+    *("--images-every", "0"),
     *("--evaluation.networks", "2", "--evaluation.epochs", "2", "--evaluation.whole-epochs", "1"),
     *("--pretrained.networks", "1", "--pretrained.epochs", "1", "--pretrained.states", "1", "--progress", "false"),
 )
+ALL = (*(name for name, cls in methods.built_in().items() if cls.makes_set), "whole")
 
 
 def run(*arguments):
-    return compare.main([*SMALL, *map(str, arguments)])
+    """Compares; what only iterative methods have is given where one of them is compared."""
+    flags = [*SMALL, *map(str, arguments)]
+    chosen = flags if "--methods" in flags else methods.COMPARED
+    if not {"dm", "dc", "dsa"} & set(chosen):
+        return compare.main(flags)
+    if "--iterations-of" not in arguments:
+        counts = [text for name, n in (("dm", 4), ("dc", 1), ("dsa", 1)) if name in chosen for text in (name, str(n))]
+        flags += ["--iterations-of", *counts, "--batch-real", "8"] if counts else []
+    else:
+        flags += ["--batch-real", "8"]
+    return compare.main(flags)
 
 
 def test_scores_by_hand():
@@ -38,10 +49,10 @@ def test_scores_by_hand():
 
 
 def test_published_figures():
-    assert published.accuracy("cifar10", "dm", 50) == 63.0
-    assert published.accuracy("cifar10", "whole", None) == 84.8
-    assert published.accuracy("cifar10", "dm", 20) is None
-    assert published.accuracy("digits", "dm", 1) is None
+    assert compare._published(DM(), "cifar10", 50) == 63.0
+    assert compare._published(methods.create("whole"), "cifar10", None) == 84.8
+    assert compare._published(DM(), "cifar10", 20) is None
+    assert compare._published(DM(), "digits", 1) is None
 
 
 def test_published_figures_are_marked_where_the_settings_are_others():
@@ -55,7 +66,7 @@ def test_published_figures_are_marked_where_the_settings_are_others():
 
 
 def test_every_method_in_one_table_and_a_second_start(tmp_path, capsys):
-    flags = ("--workdir", tmp_path / "all", "--methods", *compare.METHODS, "--ipc", 2, "--runs", 1)
+    flags = ("--workdir", tmp_path / "all", "--methods", *ALL, "--ipc", 2, "--runs", 1)
     assert run(*flags, "--json", tmp_path / "rows.json") == 0
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert len(rows) == 7 + 1
@@ -73,10 +84,10 @@ def test_every_method_in_one_table_and_a_second_start(tmp_path, capsys):
     assert settings["dm"] == [*settings["random"][:-1], "iterations 4", "batch_real 8", "runs 1"]
     assert "pretrained.epochs 1" in settings["herding"]
     assert settings["whole"][-3:] == ["evaluation.networks 2", "evaluation.whole_epochs 1", "runs 1"]
-    sets = {m: (tmp_path / f"all/runs/{m}/ipc_2/run_0/synthetic.npz").exists() for m in compare.METHODS[:-1]}
+    sets = {m: (tmp_path / f"all/runs/{m}/ipc_2/run_0/synthetic.npz").exists() for m in ALL[:-1]}
     assert all(sets.values())
     path = tmp_path / "all" / "cells" / "dm" / "ipc_2" / "run_0" / "accuracy.json"
-    other_set = {**json.loads(path.read_text()), "mean": 0.99, "values": [0.99, 0.99], "of": "another"}
+    other_set = {**json.loads(path.read_text()), "mean": 0.99, "values": [0.99, 0.99], "digest": "another"}
     path.write_text(json.dumps(other_set))
     assert not list((tmp_path / "all" / "cells").rglob("*.networks.json"))
     assert run(*flags, "--json", tmp_path / "again.json") == 0
@@ -86,19 +97,19 @@ def test_every_method_in_one_table_and_a_second_start(tmp_path, capsys):
 
 
 def test_a_cell_that_fails_stops_no_other(tmp_path, capsys, monkeypatch):
-    select = compare.coreset.select
+    choose = coreset.Random.choose
 
-    def fail(config, dataset):
-        if config.seed == 1:
+    def fail(self, problem, dataset, seed):
+        if seed == 1:
             raise RuntimeError("out of memory")
-        return select(config, dataset)
+        return choose(self, problem, dataset, seed)
 
-    monkeypatch.setattr(compare.coreset, "select", fail)
+    monkeypatch.setattr(coreset.Random, "choose", fail)
     flags = ("--workdir", tmp_path / "all", "--methods", "random", "--ipc", 1, "--runs", 3)
     assert run(*flags, "--json", tmp_path / "rows.json") == 2
     assert "1 failed: random/ipc_1/run_1/condense" in capsys.readouterr().err
     assert json.loads((tmp_path / "rows.json").read_text())["rows"][0]["runs"] == 2
-    monkeypatch.setattr(compare.coreset, "select", select)
+    monkeypatch.setattr(coreset.Random, "choose", choose)
     assert run(*flags, "--json", tmp_path / "rows.json") == 0
     row = json.loads((tmp_path / "rows.json").read_text())["rows"][0]
     assert row["runs"] == 3
@@ -113,7 +124,12 @@ def test_the_runs_of_a_cell_are_those_of_their_seeds_and_other_settings_are_not_
         for ipc in (1, 2)
         for seed in (0, 1)
     ]
-    assert [(c["ipc"], c["seed"], c["iterations"]) for c in configs] == [(1, 0, 2), (1, 1, 2), (2, 0, 4), (2, 1, 4)]
+    assert [(c["ipc"], c["seed"], c["method"]["iterations"]) for c in configs] == [
+        (1, 0, 2),
+        (1, 1, 2),
+        (2, 0, 4),
+        (2, 1, 4),
+    ]
     capsys.readouterr()
     before = (tmp_path / "all" / "table.md").read_bytes()
     assert run(*flags, "--iterations-of", "dm-ipc1", 2, "dm", 6) == 2
@@ -159,32 +175,42 @@ def test_each_method_has_its_own_defaults(tmp_path):
     (tmp_path / "plain.py").write_text("import dmjax\n\ndef get_config():\n    return dmjax.Config(progress=False)\n")
     flags = ["--config", str(tmp_path / "plain.py"), "--workdir", str(tmp_path / "all")]
     flags += ["--learning-rates-of", "dm-ipc1", "7", "dsa", "3"]
-    with study.opened(compare.CompareConfig, flags, "python -m dmjax.compare", "") as opened:
+    flags += ["--batch-real", "32", "--gradient.outer", "4"]
+    named, rest = experiment.parse_methods(["random", "dm", "dc", "dsa"], flags)
+    with study.opened(compare.CompareConfig, rest, "python -m dmjax.compare", "") as opened:
         assert opened.varied.runs == 5
-        runs = {name: experiment.resolve(compare._config(opened, name, 10, 3)) for name in ("dm", "dc", "dsa")}
-        small = compare._config(opened, "dm", 1, 0)
+        comparison = compare.Comparison(opened, named)
+        runs = {name: experiment.resolve(comparison.config(name, 10, 3)) for name in ("dm", "dc", "dsa")}
+        small = comparison.config("dm", 1)
     assert {c.seed for c in runs.values()} == {3}
-    found = {name: (c.iterations, c.init, c.chunk, c.checkpoint.every) for name, c in runs.items()}
+    assert [c.method.batch_real for c in runs.values()] == [32, 32, 32]  # a flag is for all that have it
+    assert runs["dsa"].method.gradient.outer == 4
+    found = {name: (c.method.iterations, c.method.init, c.chunk, c.checkpoint.every) for name, c in runs.items()}
     assert found == {
         "dm": (20_000, "real", 10, 500),
         "dc": (1000, "noise", 1, 10),
         "dsa": (1000, "real", 1, 10),
     }
-    assert [c.optimizer.learning_rate for c in (*runs.values(), small)] == [1, 0.1, 3, 7]
+    assert [c.method.optimizer.learning_rate for c in (*runs.values(), small)] == [1, 0.1, 3, 7]
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--methods", "hearding"), "unknown method 'hearding'; did you mean 'herding'"),
-        (("--methods",), "must name at least one"),
+        (("--methods", "hearding"), "unknown method 'hearding'"),
+        (("--methods",), "takes at least one"),
         (("--methods", "herding", "--ipc", 1000), "leave out herding"),
-        (("--iterations-of", "dmm", 3), "unknown method 'dmm'"),
-        (("--iterations-of", "dmm-ipc1", 3), "unknown method 'dmm'"),
-        (("--learning-rates-of", "random-ipc10x", 3), "unknown method 'random-ipc10x'"),
+        (
+            ("--methods", "dm", "--iterations-of", "dmm", 3),
+            "'dmm' is not among the methods that are compared; did you mean",
+        ),
+        (("--methods", "dm", "--iterations-of", "dsa", 3), "'dsa' is not among the methods"),
+        (("--methods", "dm", "--iterations-of", "dmm-ipc1", 3), "'dmm' is not among the methods"),
+        (("--methods", "random", "--iterations-of", "random", 3), "random has no iterations"),
+        (("--methods", "dm", "--gradient.outer", 3), "--gradient.outer"),
         (("--learning-rates-of", "dm", 0), "learning_rate must be above 0"),
         (("--iterations-of", "dm-ipc7", 3, "--ipc", 1), "--ipc does not name"),
-        (("--runs", 0), "runs must be at least 1"),
+        (("--runs", 0), "runs must be between 1 and 1000"),
         (("--ipc", "ten"), "ten"),
     ],
 )

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from dmjax import DM, DSA, load_config
 from dmjax import config as configuration
-from dmjax import load_config
 from dmjax.common.errors import UserError
 from dmjax.config import Config, DataConfig
+from dmjax.methods.distribution import EmbeddingConfig
+from dmjax.methods.gradient import GradientConfig
+from dmjax.methods.optimizer import OptimizerConfig
 from dmjax.settings import experiment, fields
 
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "def get_config" in p.read_text())
@@ -24,7 +27,7 @@ def test_all_named_experiments_are_there():
 def test_experiments_are_valid_and_say_how_to_run_them(name):
     path = ROOT / "experiments" / f"{name}.py"
     config = load_config(path)
-    experiment.validate(config)
+    experiment.resolve(config)
     assert config.workdir == Path("runs") / name
     text = path.read_text()
     assert f"python -m dmjax.condense --config experiments/{name}.py" in text
@@ -34,9 +37,10 @@ def test_experiments_are_valid_and_say_how_to_run_them(name):
 def test_the_papers_settings():
     """Zhao & Bilen, section 3.1, and their code."""
     config = experiment.resolve(load_config(ROOT / "experiments" / "cifar10.py"))
-    assert (config.iterations, config.batch_real, config.init) == (20_000, 256, "real")
-    assert (config.optimizer.name, config.optimizer.learning_rate) == ("sgd", 1.0)
-    assert config.optimizer.options == (("momentum", 0.5),)
+    method = config.method
+    assert (method.iterations, method.batch_real, method.init) == (20_000, 256, "real")
+    assert (method.optimizer.name, method.optimizer.learning_rate) == ("sgd", 1.0)
+    assert method.optimizer.options == (("momentum", 0.5),)
     evaluation = config.evaluation
     assert (evaluation.networks, evaluation.epochs, evaluation.batch_size) == (20, 1000, 256)
     assert (evaluation.learning_rate, evaluation.momentum, evaluation.weight_decay) == (0.01, 0.9, 5e-4)
@@ -47,29 +51,60 @@ def test_the_papers_settings():
 
 def test_json_round_trip():
     config = load_config(ROOT / "experiments" / "tiny_imagenet.py")
-    assert fields.from_dict(Config, fields.to_dict(config)) == config
+    assert fields.config_from_dict(fields.to_dict(config)) == config
     with pytest.raises(UserError, match="unknown field 'ipd'"):
         fields.from_dict(Config, {"ipd": 1})
 
 
 def test_differences_name_fields_and_leave_out_what_is_not_part_of_the_run():
-    old = Config()
+    old = experiment.resolve(Config())
     new = dataclasses.replace(old, ipc=1, workdir=Path("x"), progress=False, data=DataConfig(cache=Path("y")))
-    assert fields.differences(old, new) == ["ipc: 10 -> 1"]
+    new = dataclasses.replace(new, method=dataclasses.replace(new.method, iterations=3))
+    assert fields.differences(fields.to_dict(old), new) == ["iterations: 20000 -> 3", "ipc: 10 -> 1"]
+
+
+def test_a_configuration_from_before_methods_had_settings_of_their_own():
+    old = {"method": "dsa", "iterations": 7, "init": None, "gradient": {"outer": 3}, "embedding": {}, "ipc": 2}
+    config = fields.config_from_dict(old)
+    assert config.ipc == 2
+    assert config.method == DSA(iterations=7, gradient=GradientConfig(outer=3))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"ipc": 0}, "ipc must be at least 1"),
-        ({"iterations": 0}, "iterations must be at least 1"),
+        ({"method": DM(iterations=0)}, "iterations must be at least 1"),
+        ({"method": DM(init="noize")}, "init must be one of real, noise, not 'noize'; did you mean 'noise'"),
+        ({"method": DM(embedding=EmbeddingConfig("pool", (0.5, 2.0)))}, "embedding.accuracy must be between 0 and 1"),
+        ({"method": DSA(gradient=GradientConfig(distance="l2"))}, "gradient.distance must be one of ours, mse, cos"),
+        ({"method": OptimizerConfig()}, "method must be a name, module:Class or a dmjax.Method"),
+        ({"method": "dmm"}, "unknown method 'dmm'"),
+        ({"class_chunk": 0}, "class_chunk must be at least 1"),
+        ({"class_chunk": "all"}, "class_chunk must be a number or auto"),
+        ({"runs": 10**7}, "runs must be between 1 and 1000"),
+        ({"ipc": 10**11}, "ipc must be below"),
+        ({"ipc": True}, "ipc must be of type int"),
+        ({"memory_gb": float("nan")}, "memory_gb must be finite"),
+        ({"network": configuration.NetworkConfig(norm="foo")}, "network.norm must be one of instance, batch"),
+        ({"network": configuration.NetworkConfig(precision="float16")}, "network.precision must be one of"),
+        ({"data": configuration.DataConfig("foo")}, "data.source must be one of"),
+        ({"data": configuration.DataConfig(path=5)}, "data.path must be a path, not 5"),
+        ({"data": configuration.DataConfig(image_size="32")}, "data.image_size must be of type int"),
+        ({"workdir": ""}, "workdir must be a path"),
+        ({"evaluation": configuration.EvaluationConfig(epochs=1.5)}, "evaluation.epochs must be of type int"),
+        ({"evaluation": configuration.EvaluationConfig(learning_rate=True)}, "learning_rate must be of type float"),
+        ({"evaluation": configuration.EvaluationConfig(momentum=1)}, "evaluation.momentum must be below 1"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"seed": 2**32}, "seed must be below"),
-        ({"augment": configuration.AugmentConfig("color_flap")}, "did you mean 'flip'"),
+        (
+            {"augment": configuration.AugmentConfig("color_flap")},
+            "augment.strategy must be 'none', or some of 'color', .* not 'color_flap'",
+        ),
         ({"evaluation": configuration.EvaluationConfig(networks=0)}, "evaluation.networks must be at least 1"),
         ({"evaluation": configuration.EvaluationConfig(every=-5)}, "evaluation.every must be at least 0"),
     ],
 )
 def test_impossible_values(changes, message):
     with pytest.raises(UserError, match=message):
-        experiment.validate(dataclasses.replace(Config(), **changes))
+        experiment.resolve(dataclasses.replace(Config(), **changes))

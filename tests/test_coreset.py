@@ -1,6 +1,7 @@
 """Coresets against brute force in NumPy, and on data where the right answer is known."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from dmjax.data import load
 from dmjax.evaluation import pretrained, training
 from dmjax.evaluation.training import Examples
 from dmjax.methods import coreset
+from dmjax.run.program import make_problem
 from dmjax.settings import experiment
 
 
@@ -67,21 +69,25 @@ def test_what_a_network_is_not_trained_on_is_said_before_it_is_trained(monkeypat
     config = experiment.resolve(Config(method="forgetting", ipc=125))  # of at least 127 images a tenth is held out
     assert pretrained.trained_on(config, dataset).sum() == dataset.counts.sum() - round(0.1 * dataset.counts.sum())
     with pytest.raises(UserError, match=r"more images than the network is trained on of class '\d'"):
-        coreset.select(config, dataset)
+        config.method.start(make_problem(config, dataset), 0)
 
 
-def test_seeds_take_the_trained_networks_in_turn(monkeypatch):
+def test_seeds_take_the_trained_networks_in_turn_and_each_is_looked_up_once(monkeypatch):
     asked = []
 
     def states(config, dataset):
         asked.append(config.pretrained.networks)
-        return [[f"network {i}"] for i in range(config.pretrained.networks)]
+        return [[SimpleNamespace(name=f"network {i}", seconds=10.0 + i)] for i in range(config.pretrained.networks)]
 
     monkeypatch.setattr(pretrained, "states", states)
     config = Config(method="herding", pretrained=PretrainedConfig(networks=3))
-    found = [coreset.network(dataclasses.replace(config, seed=seed), None) for seed in (0, 1, 2, 3)]
-    assert found == ["network 0", "network 1", "network 2", "network 0"]
+    found = [pretrained.TrainedNetworks(config, None) for _ in range(4)]
+    names = [networks.last_of(seed).name for seed, networks in enumerate(found)]
+    assert names == ["network 0", "network 1", "network 2", "network 0"]
     assert asked == [1, 2, 3, 1]  # no more than are needed
+    assert found[1].last_of(1).name == "network 1"
+    assert found[1].seconds == 11.0
+    assert asked == [1, 2, 3, 1]
 
 
 def test_forgetting_counts_real_training_events():
@@ -127,7 +133,8 @@ def test_images_are_real_ones_of_their_class(dataset, tmp_path, method):
             progress=False,
         )
     )
-    chosen, seconds = coreset.select(config, dataset)
+    problem = make_problem(config, dataset)
+    chosen, seconds = config.method.start(problem, 0), problem.trained.seconds
     assert (seconds > 0) == (method != "random")
     for c in range(10):
         real = dataset.images[c][: dataset.counts[c]].reshape(dataset.counts[c], -1)
@@ -135,7 +142,7 @@ def test_images_are_real_ones_of_their_class(dataset, tmp_path, method):
         assert all(len(place) for place in places)
         assert len({int(place[0]) for place in places}) == 3  # none twice
     with pytest.raises(UserError, match="ipc 500 asks for more images than class"):
-        coreset.select(dataclasses.replace(config, ipc=500), dataset)
+        config.method.start(make_problem(dataclasses.replace(config, ipc=500), dataset), 0)
 
 
 def test_herding_uses_the_features_of_the_trained_network(dataset, tmp_path):
@@ -144,7 +151,7 @@ def test_herding_uses_the_features_of_the_trained_network(dataset, tmp_path):
     settings = PretrainedConfig(networks=1, epochs=2, states=2, path=tmp_path / "pool")
     network = NetworkConfig(width=4, depth=1)
     config = experiment.resolve(Config(method="herding", ipc=3, network=network, pretrained=settings, progress=False))
-    chosen, _ = coreset.select(config, dataset)
+    chosen = config.method.start(make_problem(config, dataset), 0)
     variables = pretrained.states(config, dataset)[0][-1].load()
     made = networks.create(config.network, 10, dataset.image_shape)
     images = dataset.images[4][: dataset.counts[4]]

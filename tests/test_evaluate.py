@@ -104,17 +104,17 @@ def test_an_interrupted_evaluation_goes_on_with_the_next_network(small, digits, 
     monkeypatch.setattr(training, "train", stop_at_the_second)
     kept = tmp_path / "kept.json"
     with pytest.raises(KeyboardInterrupt):
-        evaluate.evaluate(small, digits, progress=False, kept=kept, **QUICK)
+        evaluate.evaluate(small, digits, progress=False, resume_file=kept, **QUICK)
     assert [entry["accuracy"] for entry in json.loads(kept.read_text())["networks"]] == [whole.values[0]]
-    again = evaluate.evaluate(small, digits, progress=False, kept=kept, **QUICK)
+    again = evaluate.evaluate(small, digits, progress=False, resume_file=kept, **QUICK)
     assert again.values == whole.values
     assert len(trained) == 4
     assert again.training_seconds > 0
     other = dataclasses.replace(small, images=small.images * np.float32(0.5))
     expected = evaluate.evaluate(other, digits, progress=False, **QUICK).values
-    for content in (kept.read_text(), '{"of": 3}', "[]", "{"):  # of another set, or damaged: measured again
+    for content in (kept.read_text(), '{"digest": 3}', "[]", "{"):  # of another set, or damaged: measured again
         kept.write_text(content)
-        assert evaluate.evaluate(other, digits, progress=False, kept=kept, **QUICK).values == expected
+        assert evaluate.evaluate(other, digits, progress=False, resume_file=kept, **QUICK).values == expected
 
 
 def test_the_whole_set_as_a_method(tmp_path, capsys):
@@ -130,7 +130,7 @@ def test_the_whole_set_as_a_method(tmp_path, capsys):
     assert not (tmp_path / "whole" / "evaluations").exists()
     assert condense.main([*command, "--workdir", str(tmp_path / "whole")]) == 0
     assert "is finished" in capsys.readouterr().out
-    with pytest.raises(UserError, match="method whole makes no set"):
+    with pytest.raises(UserError, match="makes no set"):
         condense.condense(Config(method="whole", workdir=tmp_path / "none"))
 
 

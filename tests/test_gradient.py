@@ -7,23 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmjax import networks
-from dmjax.config import AugmentConfig, Config, GradientConfig, NetworkConfig, OptimizerConfig
+from dmjax import DC, DSA, networks
+from dmjax.config import AugmentConfig, Config, NetworkConfig
 from dmjax.data import augment, normalize
-from dmjax.methods import gradient, optimizer
+from dmjax.methods import gradient
+from dmjax.methods.base import Chunks
+from dmjax.methods.gradient import GradientConfig
+from dmjax.methods.optimizer import OptimizerConfig
 from dmjax.run.devices import ClassSharding
-from dmjax.settings import experiment
+from dmjax.run.program import RunState, make_abstract_problem, make_chunk, state_axes
+from dmjax.settings import experiment, fields
 
 SHAPE = (8, 8, 1)
 MEAN, STD = np.float32([0.4]), np.float32([0.3])
 CONFIG = experiment.resolve(
     Config(
-        method="dsa",
+        method=DSA(batch_real=4, gradient=GradientConfig(outer=2, inner=2, batch_size=4)),
         ipc=2,
-        batch_real=4,
         network=NetworkConfig(width=4, depth=1),
         augment=AugmentConfig("color_crop_scale_rotate"),
-        gradient=GradientConfig(outer=2, inner=2, batch_size=4),
     )
 )
 
@@ -126,17 +128,15 @@ def data_of(rng, counts):
 
 def run(config, images, counts, devices, chunks=None, length=2):
     """Images and losses [length] after some iterations on so many devices."""
-    classes = len(counts)
+    classes, axes = len(counts), state_axes(config.method)
     sharding = ClassSharding(classes, jax.local_devices()[:devices])
-    network, _ = objectives.make_network(config, classes, SHAPE)
-    optim = optimizer.create(config.optimizer)
-    start = normalize(images[:, : config.ipc], MEAN, STD)
-    states = [sharding.put_state(jax.device_get(step.init_state(optim, start)))]
-    problem = step.Problem(network, optim, config, MEAN, STD, classes)
-    one_step = objectives.make_step(problem, chunks or step.Chunks(1))
+    problem = make_abstract_problem(config, classes, SHAPE, MEAN, STD)
+    start = config.method.state_of(normalize(images[:, : config.ipc], MEAN, STD))
+    states = [sharding.put_state(RunState(np.int32(0), jax.device_get(start)), axes)]
+    chunk = make_chunk(dataclasses.replace(problem, chunks=chunks or Chunks(1)), length)
     keys, data = sharding.put_keys([jax.random.key(0)]), sharding.put_data(images, counts)
-    states, losses = sharding.compile(step.make_chunk(one_step, length), keys, states, data)(keys, states, data)
-    return sharding.get_state(states[0]).images, sharding.losses(losses)[0]
+    states, losses = sharding.compile(chunk, keys, states, axes, data, None)(keys, states, data, None)
+    return sharding.get_state(states[0], axes).method.images, sharding.losses(losses)[0]
 
 
 @pytest.mark.parametrize(
@@ -153,20 +153,19 @@ def test_devices_agree_and_need_not_divide_the_classes(rng, devices, norm):
 def test_chunks_change_nothing(rng):
     images, counts = data_of(rng, [6, 5, 3])
     alone = run(CONFIG, images, counts, 1, length=1)
-    for chunks in (step.Chunks(None, None), step.Chunks(2, 2)):
+    for chunks in (Chunks(None, None), Chunks(2, 2)):
         for a, b in zip(alone, run(CONFIG, images, counts, 1, chunks, length=1), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_an_outer_step_matches_by_hand(rng):
     """With one outer step, no augmentation and all real images, the update is minus the rate times the derivative."""
-    config = dataclasses.replace(
-        CONFIG,
-        method="dc",
+    method = DC(
         batch_real=6,
-        gradient=GradientConfig(outer=1),
+        gradient=GradientConfig(outer=1, inner=1),
         optimizer=OptimizerConfig(learning_rate=0.1, options=()),
     )
+    config = dataclasses.replace(CONFIG, method=method)
     images, counts = data_of(rng, [6, 6, 6])
     moved, losses = run(config, images, counts, 1, length=1)
     network = networks.create(config.network, 3, SHAPE)
@@ -188,7 +187,8 @@ def test_the_network_is_trained_between_outer_steps(rng):
 
     def losses(outer, inner):
         settings = GradientConfig(outer=outer, inner=inner, learning_rate=0.1)
-        return run(dataclasses.replace(CONFIG, gradient=settings), images, counts, 1, length=1)[1]
+        method = dataclasses.replace(CONFIG.method, gradient=settings)
+        return run(dataclasses.replace(CONFIG, method=method), images, counts, 1, length=1)[1]
 
     assert losses(2, 1) != losses(2, 5)
     assert losses(1, 1) == losses(1, 5)
@@ -196,7 +196,7 @@ def test_the_network_is_trained_between_outer_steps(rng):
 
 def test_dc_does_not_augment(rng):
     images, counts = data_of(rng, [6, 6, 6])
-    dc = dataclasses.replace(CONFIG, method="dc")
+    dc = dataclasses.replace(CONFIG, method=fields.carry_over(CONFIG.method, DC()))
     plain = dataclasses.replace(dc, augment=AugmentConfig("none"))
     not_augmented = run(dc, images, counts, 1, length=1)[0]
     np.testing.assert_array_equal(not_augmented, run(plain, images, counts, 1, length=1)[0])
@@ -211,6 +211,6 @@ def test_defaults_of_the_methods():
         ("dc", "noise", 1000, 0.1),
         ("dsa", "real", 1000, 0.1),
     ):
-        config = experiment.resolve(Config(method=method))
-        assert (config.init, config.iterations, config.optimizer.learning_rate) == (init, iterations, rate)
-    assert experiment.resolve(Config(method="dc", iterations=5, init="real")).init == "real"
+        found = experiment.resolve(Config(method=method)).method
+        assert (found.init, found.iterations, found.optimizer.learning_rate) == (init, iterations, rate)
+    assert experiment.resolve(Config(method=DC(iterations=5, init="real"))).method.init == "real"

@@ -6,13 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from dmjax import DM
 from dmjax.common.errors import UserError
-from dmjax.config import Config
+from dmjax.config import Config, DataConfig
+from dmjax.data import load
 from dmjax.methods.base import Chunks
 from dmjax.run import memory
 
-CONFIG = Config(ipc=50, batch_real=256)
-SHAPE = (64, 64, 3)
+CONFIG = Config(method=DM(batch_real=256), ipc=50)
+SIZE = memory.size_of(CONFIG, (200, 500, 64, 64, 3), 200)
 
 
 def needs(chunks, per_device=200):
@@ -27,7 +29,7 @@ def needs(chunks, per_device=200):
 @pytest.mark.parametrize("gigabytes", [0.11, 0.2, 1, 16, 100])
 def test_what_is_chosen_fits(gigabytes, monkeypatch):
     monkeypatch.setattr(memory.jax, "default_backend", lambda: "gpu")
-    program, chunks = memory.choose(CONFIG, SHAPE, 200, needs, gigabytes * 1e9, False)
+    program, chunks = memory.choose(CONFIG, SIZE, needs, gigabytes * 1e9, False)
     assert memory.peak_bytes(program) <= gigabytes * 1e9
     if gigabytes == 100:
         assert chunks == Chunks(None, None, None)
@@ -39,11 +41,17 @@ def test_what_is_chosen_fits(gigabytes, monkeypatch):
 def test_what_is_fixed_stays_and_what_cannot_fit_is_said(monkeypatch):
     monkeypatch.setattr(memory.jax, "default_backend", lambda: "gpu")
     fixed = dataclasses.replace(CONFIG, class_chunk=7)
-    assert memory.choose(fixed, SHAPE, 200, needs, 1e9, False)[1].classes == 7
+    assert memory.choose(fixed, SIZE, needs, 1e9, False)[1].classes == 7
     with pytest.raises(UserError, match="are needed even with 1 class"):
-        memory.choose(CONFIG, SHAPE, 200, needs, 50e6, False)
+        memory.choose(CONFIG, SIZE, needs, 50e6, False)
     with pytest.raises(UserError, match="are needed even"):
-        memory.choose(CONFIG, SHAPE, 200, needs, 1e9, True)
+        memory.choose(CONFIG, SIZE, needs, 1e9, True)
+
+
+def test_more_images_than_memory_holds_are_refused_before_they_are_made():
+    dataset = load(DataConfig())
+    with pytest.raises(UserError, match=r"ipc 2000000000 asks for [0-9.]+ GB"):
+        memory.check_images(dataclasses.replace(CONFIG, ipc=2 * 10**9), dataset)
 
 
 def test_200_classes_of_64x64_fit_in_16_gb(run_command, tmp_path):

@@ -8,14 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from dmjax import networks
+from dmjax import DM, networks
 from dmjax.common import signals
 from dmjax.common.errors import UserError
 from dmjax.config import (
     AugmentConfig,
     Config,
     DataConfig,
-    EmbeddingConfig,
     EvaluationConfig,
     NetworkConfig,
     PretrainedConfig,
@@ -23,7 +22,10 @@ from dmjax.config import (
 from dmjax.data import load
 from dmjax.evaluation import pretrained, training
 from dmjax.evaluation.training import Examples
-from dmjax.methods import distribution, optimizer
+from dmjax.methods.base import Chunks, ClassData
+from dmjax.methods.distribution import EmbeddingConfig
+from dmjax.methods.optimizer import OptimizerConfig
+from dmjax.run.program import make_problem
 from dmjax.settings import experiment
 
 CONFIG = experiment.resolve(
@@ -172,17 +174,16 @@ def test_selection_by_accuracy(config, dataset):
 def test_a_step_draws_one_of_the_trained_networks(config, dataset):
     """Each iteration's loss is that of one of the networks; all are drawn, and none are fresh."""
     trained = pretrained.stack(pretrained.states(config, dataset)[0])
-    network = networks.create(config.network, 10, dataset.image_shape)
-    config = dataclasses.replace(config, ipc=2, batch_real=1000)
-    optim = optimizer.create(dataclasses.replace(config.optimizer, learning_rate=1e-9))
-    problem = step.Problem(network, optim, config, dataset.mean, dataset.std, dataset.num_classes)
-    one_step = jax.jit(distribution.make_step(problem, step.Chunks(1)))
+    method = DM(batch_real=1000, optimizer=OptimizerConfig(learning_rate=1e-9))
+    problem = make_problem(dataclasses.replace(config, method=method, ipc=2), dataset)
+    problem = dataclasses.replace(problem, chunks=Chunks(1))
+    one_step = jax.jit(lambda key, *arguments: method.step(problem, key, *arguments))
     images = np.random.default_rng(0).normal(size=(10, 2, *dataset.image_shape)).astype(np.float32)
-    data = step.ClassData(dataset.images, dataset.counts, np.arange(10, dtype=np.int32))
+    data, state = ClassData(dataset.images, dataset.counts, np.arange(10, dtype=np.int32)), method.state_of(images)
 
     def loss(iteration, variables):
-        state = step.init_state(optim, images)._replace(iteration=np.int32(iteration))
-        return float(one_step(jax.random.key(0), state, data, variables)[1].sum())
+        key = jax.random.fold_in(jax.random.key(0), iteration)
+        return float(one_step(key, state, data, variables)[1].sum())
 
     alone = [loss(0, jax.tree.map(lambda leaf, k=k: leaf[k : k + 1], trained)) for k in range(5)]
     seen = [loss(i, trained) for i in range(30)]
@@ -206,7 +207,7 @@ def test_condensing_with_a_pool_from_the_command_line(run_command, tmp_path):
     assert not (tmp_path / "a").exists()
     done = run_command("dmjax.condense", *small, "--workdir", tmp_path / "b", "--embedding.accuracy", 0, 0.5)
     assert done.returncode == 0, done.stderr
-    stored = json.loads((tmp_path / "b" / "config.json").read_text())["config"]["embedding"]
+    stored = json.loads((tmp_path / "b" / "config.json").read_text())["config"]["method"]["embedding"]
     assert stored == {"distribution": "pool", "accuracy": [0.0, 0.5]}
     about = tmp_path / "pool" / "about.json"
     about.write_text(about.read_text().replace('"digits"', '"mnist"'))
@@ -224,4 +225,4 @@ def test_condensing_with_a_pool_from_the_command_line(run_command, tmp_path):
 )
 def test_impossible_bounds(embedding, message):
     with pytest.raises(UserError, match=message):
-        experiment.resolve(dataclasses.replace(CONFIG, embedding=embedding))
+        experiment.resolve(dataclasses.replace(CONFIG, method=DM(embedding=embedding)))

@@ -15,7 +15,7 @@ from dmjax.config import DistributedConfig
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.run import processes
 
-TINY = ("--config", ROOT / "experiments" / "tiny.py", "--network.width", "4", "--batch-real", "8", "--chunk", "10")
+TINY = ("--config", ROOT / "experiments" / "tiny.py", "--network.width", "4", "--batch-real", "8")
 QUICK = ("--evaluation.networks", "1", "--evaluation.epochs", "2", "--evaluation.whole-dataset", "false")
 
 
@@ -52,13 +52,15 @@ def wait_for_iteration(workdir, iteration):
 
 @pytest.fixture
 def alone(run_command, tmp_path):
-    done = run_command("dmjax.condense", *TINY, *QUICK, "--iterations", 40, "--workdir", tmp_path / "one")
+    done = run_command(
+        "dmjax.condense", *TINY, *QUICK, "--iterations", 40, "--chunk", 10, "--workdir", tmp_path / "one"
+    )
     assert done.returncode == 0, done.stderr
     return SyntheticSet.load(tmp_path / "one" / "synthetic.npz")
 
 
 def test_two_processes_give_the_set_of_one(run_command, tmp_path, alone):
-    first, second = finish(together(run_command, tmp_path / "two", 2, "--iterations", 40))
+    first, second = finish(together(run_command, tmp_path / "two", 2, "--iterations", 40, "--chunk", 10))
     assert "condensed" in first[0]
     assert "condensed" not in second[0]  # one process speaks
     two = SyntheticSet.load(tmp_path / "two" / "synthetic.npz")
@@ -68,7 +70,7 @@ def test_two_processes_give_the_set_of_one(run_command, tmp_path, alone):
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_the_other_and_one_alone_goes_on(run_command, tmp_path, victim):
     workdir = tmp_path / "killed"
-    long = ("--iterations", 100_000, "--checkpoint.every", 20)
+    long = ("--iterations", 100_000, "--chunk", 10, "--checkpoint.every", 20)
     started = together(run_command, workdir, 2, *long)
     wait_for_iteration(workdir, 40)
     os.kill(started[victim].pid, signal.SIGKILL)

@@ -18,6 +18,12 @@ RUN = (
 )
 
 
+def run_with(flag, value):
+    """The same with another value of a flag."""
+    place = RUN.index(flag)
+    return (*RUN[: place + 1], value, *RUN[place + 2 :])
+
+
 def images_of(workdir):
     with np.load(workdir / "synthetic.npz") as synthetic:
         return synthetic["images"].tobytes()
@@ -91,7 +97,7 @@ def test_killed_during_a_checkpoint(run_command, undisturbed, tmp_path):
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_save_and_leave(run_command, undisturbed, tmp_path, signum, status):
-    process = run_command.start("dmjax.condense", *RUN, "--workdir", tmp_path, "--checkpoint.every", 1000)
+    process = run_command.start("dmjax.condense", *run_with("--checkpoint.every", 1000), "--workdir", tmp_path)
     wait_for(lambda: lines_of(tmp_path) >= 3, process)
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
@@ -100,7 +106,7 @@ def test_signals_save_and_leave(run_command, undisturbed, tmp_path, signum, stat
     assert "goes on from here" in err
     done = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
     assert max(done) >= 6  # saved though no checkpoint was due
-    again = run_command("dmjax.condense", *RUN, "--workdir", tmp_path, "--checkpoint.every", 1000)
+    again = run_command("dmjax.condense", *run_with("--checkpoint.every", 1000), "--workdir", tmp_path)
     assert again.returncode == 0
     assert images_of(tmp_path) == images_of(undisturbed)
 
@@ -149,10 +155,10 @@ def test_resume_on_another_number_of_devices(run_command, undisturbed, tmp_path)
 
 
 def test_two_processes_do_not_share_a_workdir(run_command, tmp_path):
-    first = run_command.start("dmjax.condense", *RUN, "--workdir", tmp_path, "--iterations", 100000)
+    first = run_command.start("dmjax.condense", *run_with("--iterations", 100000), "--workdir", tmp_path)
     try:
         wait_for(lambda: lines_of(tmp_path) >= 1, first)
-        second = run_command("dmjax.condense", *RUN, "--workdir", tmp_path, "--iterations", 100000)
+        second = run_command("dmjax.condense", *run_with("--iterations", 100000), "--workdir", tmp_path)
         assert second.returncode == 2
         assert "another process is working" in second.stderr
     finally:

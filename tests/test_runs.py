@@ -7,29 +7,28 @@ import shutil
 import numpy as np
 import pytest
 
-from dmjax import condense
+from dmjax import DM, DSA, condense
 from dmjax.common.errors import NonFiniteLoss, UserError
 from dmjax.config import (
     CheckpointConfig,
     Config,
     DataConfig,
     EvaluationConfig,
-    GradientConfig,
     NetworkConfig,
 )
 from dmjax.data import load
+from dmjax.methods.gradient import GradientConfig
 from dmjax.run import loop, memory
+from dmjax.run.program import RunState
 from dmjax.run.workdir import Workdir
 from dmjax.settings import experiment
 
 SMALL = Config(
     data=DataConfig(source="digits"),
     network=NetworkConfig(width=4, depth=1),
-    gradient=GradientConfig(outer=2, inner=1),
     evaluation=EvaluationConfig(networks=2, epochs=2),
     checkpoint=CheckpointConfig(every=2),
-    iterations=4,
-    batch_real=8,
+    method=DM(iterations=4, batch_real=8),
     ipc=2,
     images_every=0,
     progress=False,
@@ -45,7 +44,7 @@ def together(config, tmp_path):
     "changes",
     [
         {},
-        {"method": "dsa"},
+        {"method": DSA(iterations=4, batch_real=8, gradient=GradientConfig(outer=2, inner=1))},
         pytest.param({"network": NetworkConfig(width=4, depth=1, norm="batch")}, marks=pytest.mark.slow),
     ],
 )
@@ -80,15 +79,16 @@ def test_a_run_that_diverges_is_left_behind(tmp_path, monkeypatch):
     """The second of three starts from images that are not numbers."""
     dataset = load(SMALL.data, False)
     config = experiment.resolve(dataclasses.replace(SMALL, runs=3, workdir=tmp_path / "runs"))
-    configs, first_state = experiment.runs(config), loop._Programs.first_state
+    configs, first_state = experiment.runs(config), loop.Programs.first_state
 
     def broken(self, seed):
         state = first_state(self, seed)
-        return state._replace(images=state.images * np.float32(np.nan)) if seed == 1 else state
+        broken = state.method._replace(images=state.method.images * np.float32(np.nan))
+        return state._replace(method=broken) if seed == 1 else state
 
-    monkeypatch.setattr(loop._Programs, "first_state", broken)
+    monkeypatch.setattr(loop.Programs, "first_state", broken)
     workdirs = [Workdir(c) for c in configs]
-    results = loop.run_together(configs, dataset, workdirs)
+    results = loop.run(configs, dataset, workdirs)
     for workdir in workdirs:
         workdir.close()
     assert isinstance(results[1], NonFiniteLoss)
@@ -99,7 +99,7 @@ def test_a_run_that_diverges_is_left_behind(tmp_path, monkeypatch):
 
 
 def test_further_runs_need_their_states():
-    state = step.State(np.zeros((2, 100), np.float32), np.zeros((2, 25), np.float32), np.int32(0))  # 1004 bytes
+    state = RunState(np.int32(0), (np.zeros((2, 100), np.float32), np.zeros((2, 25), np.float32)))  # 1004 bytes
     assert memory.runs_beside(5000, state, 1, 5000 + 9 * 4 * 1004) == 10
     assert memory.runs_beside(5000, state, 2, 5000 + 9 * 2 * 1004) == 10
     assert memory.runs_beside(5000, state, 1, 5000) == 1
@@ -108,7 +108,8 @@ def test_further_runs_need_their_states():
 
 def test_where_memory_is_short_fewer_runs_are_together_and_each_is_what_it_is_alone(tmp_path, monkeypatch):
     """The limit is what one run needs: several of them must neither be refused nor be computed in other chunks."""
-    config = dataclasses.replace(SMALL, network=NetworkConfig(width=32, depth=2), batch_real=100, ipc=5)
+    config = dataclasses.replace(SMALL, network=NetworkConfig(width=32, depth=2), ipc=5)
+    config = dataclasses.replace(config, method=DM(iterations=4, batch_real=100))
     chosen, choose, groups = [], memory.choose, []
 
     def spy(*arguments):
@@ -118,9 +119,9 @@ def test_where_memory_is_short_fewer_runs_are_together_and_each_is_what_it_is_al
     monkeypatch.setattr(memory, "choose", spy)
     alone = condense.condense(dataclasses.replace(config, workdir=tmp_path / "alone")).images
     limited = dataclasses.replace(config, memory_gb=1.01 * memory.peak_bytes(chosen[0][0]) / 1e9)
-    first = loop._Together.__init__
+    first = loop._RunGroup.__init__
     monkeypatch.setattr(
-        loop._Together, "__init__", lambda self, *args: (groups.append(len(args[1])), first(self, *args))[1]
+        loop._RunGroup, "__init__", lambda self, *args: (groups.append(len(args[1])), first(self, *args))[1]
     )
     runs = together(dataclasses.replace(limited, runs=6), tmp_path / "limited")
     assert max(groups) < 6 == sum(groups)
@@ -151,7 +152,7 @@ def test_the_command_line_adds_runs_and_pools_their_networks(tmp_path, capsys):
 def test_one_set_and_many_sets_are_two_functions(tmp_path):
     with pytest.raises(UserError, match="condense_runs makes the 2"):
         condense.condense(dataclasses.replace(SMALL, runs=2, workdir=tmp_path))
-    with pytest.raises(UserError, match=r"runs must be at least 1"):
+    with pytest.raises(UserError, match=r"runs must be between 1 and 1000"):
         experiment.resolve(dataclasses.replace(SMALL, runs=0))
     with pytest.raises(UserError, match=r"seed must be below"):
         experiment.resolve(dataclasses.replace(SMALL, runs=2, seed=2**32 - 1))

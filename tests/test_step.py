@@ -9,55 +9,72 @@ import optax
 import pytest
 from test_networks import torch_convnet
 
-from dmjax import networks
+from dmjax import DM, networks
 from dmjax.common.errors import UserError
-from dmjax.config import AugmentConfig, Config, NetworkConfig, OptimizerConfig
+from dmjax.config import AugmentConfig, Config, NetworkConfig
 from dmjax.data import augment, normalize, sampling
-from dmjax.methods import distribution, optimizer
+from dmjax.methods import optimizer
+from dmjax.methods.base import CLASSES, DEVICES, Chunks, ClassData
+from dmjax.methods.images import ImageState
+from dmjax.methods.optimizer import OptimizerConfig
 from dmjax.run.devices import ClassSharding
+from dmjax.run.program import RunState, make_abstract_problem, make_chunk, state_axes
+from dmjax.settings import experiment
 
 SHAPE = (8, 8, 1)
 MEAN, STD = np.array([0.4], np.float32), np.array([0.3], np.float32)
-CONFIG = Config(
-    ipc=2, batch_real=4, network=NetworkConfig(width=4, depth=2), augment=AugmentConfig("color_crop_scale_rotate")
+CONFIG = experiment.resolve(
+    Config(
+        method=DM(batch_real=4),
+        ipc=2,
+        network=NetworkConfig(width=4, depth=2),
+        augment=AugmentConfig("color_crop_scale_rotate"),
+    )
 )
-ALL = step.Chunks()
+ALL = Chunks()
 
 
 def data_of(rng, classes=3, n=6, counts=None):
     images = rng.integers(0, 256, (classes, n, *SHAPE)).astype(np.uint8)
     counts = np.full(classes, n, np.int32) if counts is None else np.array(counts, np.int32)
-    return step.ClassData(images, counts, np.arange(classes, dtype=np.int32))
+    return ClassData(images, counts, np.arange(classes, dtype=np.int32))
 
 
-def start_of(rng, classes=3, optim=None):
+def start_of(rng, classes=3, method=CONFIG.method):
     images = rng.normal(size=(classes, CONFIG.ipc, *SHAPE)).astype(np.float32)
-    return jax.device_get(step.init_state(optim or optimizer.create(CONFIG.optimizer), images))
+    return RunState(np.int32(0), jax.device_get(method.state_of(images)))
 
 
-def problem_of(network, config, classes=3):
-    return step.Problem(network, optimizer.create(config.optimizer), config, MEAN, STD, classes)
+def problem_of(config, classes=3, axis_name=(), chunks=ALL):
+    problem = make_abstract_problem(config, classes, SHAPE, MEAN, STD)
+    network = networks.create(config.network, classes, SHAPE, axis_name)
+    return dataclasses.replace(problem, network=network, chunks=chunks)
 
 
 def make(config=CONFIG, chunks=ALL, axis_name=()):
-    network = networks.create(config.network, 3, SHAPE, axis_name)
-    return network, jax.jit(distribution.make_step(problem_of(network, config), chunks))
+    """One iteration, compiled: (key of the run, RunState, ClassData) -> (RunState, losses)."""
+    problem = problem_of(config, 3, axis_name, chunks)
+
+    def one_step(key, state, data):
+        key = jax.random.fold_in(key, state.iteration)
+        after, losses = config.method.step(problem, key, state.method, data, None)
+        return RunState(state.iteration + 1, after), losses
+
+    return jax.jit(one_step)
 
 
 def run_sharded(config, data, state, devices, length=3, times=1):
-    axis_name = (step.CLASSES, step.DEVICES) if config.network.norm == "batch" else ()
-    network = networks.create(config.network, len(data.count), SHAPE, axis_name)
-    sharding = ClassSharding(len(data.count), jax.local_devices()[:devices])
-    one_step = distribution.make_step(problem_of(network, config, len(data.count)), ALL)
-    chunk = step.make_chunk(one_step, length)
+    axis_name = (CLASSES, DEVICES) if config.network.norm == "batch" else ()
+    sharding, axes = ClassSharding(len(data.count), jax.local_devices()[:devices]), state_axes(config.method)
+    chunk = make_chunk(problem_of(config, len(data.count), axis_name), length)
     keys, placed = sharding.put_keys([jax.random.key(0)]), sharding.put_data(data.images, data.count)
-    states = [sharding.put_state(state)]
-    program = sharding.compile(chunk, keys, states, placed)
+    states = [sharding.put_state(state, axes)]
+    program = sharding.compile(chunk, keys, states, axes, placed, None)
     losses = []
     for _ in range(times):
-        states, loss = program(keys, states, placed)
+        states, loss = program(keys, states, placed, None)
         losses.append(sharding.losses(loss)[0])
-    return sharding.get_state(states[0]), np.concatenate(losses)
+    return sharding.get_state(states[0], axes), np.concatenate(losses)
 
 
 def test_class_loss_matches_numpy_and_its_closed_form_gradient(rng):
@@ -69,7 +86,7 @@ def test_class_loss_matches_numpy_and_its_closed_form_gradient(rng):
     def embed(x, _):
         return x.reshape(x.shape[0], -1) @ weight
 
-    loss = lambda r, s: distribution.class_loss(embed, r, jnp.asarray(real_weights), s, jnp.ones(3))  # noqa: E731
+    loss = lambda r, s: CONFIG.method.class_loss(embed, r, jnp.asarray(real_weights), s, jnp.ones(3))  # noqa: E731
     exact_real, exact_synthetic, exact_weight = (a.astype(np.float64) for a in (real, synthetic, weight))
     difference = (exact_real[:5].reshape(5, -1).mean(0) - exact_synthetic.reshape(3, -1).mean(0)) @ exact_weight
     np.testing.assert_allclose(loss(real, synthetic), (difference**2).sum(), rtol=1e-5)
@@ -84,7 +101,7 @@ def test_class_loss_matches_numpy_and_its_closed_form_gradient(rng):
 def test_a_whole_step_matches_torch(torch, rng, norm):
     """Same parameters, indices and augmentation as the step draws: loss, gradient and the SGD update agree."""
     config = dataclasses.replace(CONFIG, network=networks.resolve(NetworkConfig(width=4, depth=2, norm=norm)))
-    _, one_step = make(config, axis_name=(step.CLASSES,) if norm == "batch" else ())
+    one_step = make(config, axis_name=(CLASSES,) if norm == "batch" else ())
     data, state = data_of(rng, counts=[6, 5, 3]), start_of(rng)  # class 2 is smaller than the batch
     key = jax.random.key(7)
     after, losses = one_step(key, state, data)
@@ -93,7 +110,7 @@ def test_a_whole_step_matches_torch(torch, rng, norm):
     plain = networks.create(config.network, 3, SHAPE)
     variables = jax.jit(lambda k: networks.init(plain, k, SHAPE))(network_key)
     embed, _ = torch_convnet(torch, config.network, variables["params"], 3, SHAPE)
-    synthetic = [torch.tensor(state.images[c], requires_grad=True) for c in range(3)]
+    synthetic = [torch.tensor(state.method.images[c], requires_grad=True) for c in range(3)]
     draw = jax.jit(lambda k, n: sampling.without_replacement(k, n, 6, 4))
     sample = jax.jit(lambda k: augment.sample(k, config.augment, SHAPE))
     apply = jax.jit(augment.apply)
@@ -122,32 +139,34 @@ def test_a_whole_step_matches_torch(torch, rng, norm):
     np.testing.assert_allclose(losses, [e.item() for e in expected], rtol=1e-5)
     for c in range(3):
         np.testing.assert_allclose(
-            after.images[c], state.images[c] - 1.0 * synthetic[c].grad.numpy(), rtol=1e-5, atol=1e-5
+            after.method.images[c], state.method.images[c] - 1.0 * synthetic[c].grad.numpy(), rtol=1e-5, atol=1e-5
         )
 
 
 def test_momentum_is_one_half_and_state_is_per_class(rng):
-    _, one_step = make()
+    one_step = make()
     data, first = data_of(rng), start_of(rng)
     key = jax.random.key(0)
     second, _ = one_step(key, first, data)
     third, _ = one_step(key, second, data)
     # A step from the same images without memory gives the gradient of the second iteration alone.
-    fresh, _ = one_step(key, step.State(second.images, first.optimizer, second.iteration), data)
-    gradient = second.images - fresh.images
-    velocity = first.images - second.images
-    np.testing.assert_allclose(second.images - third.images, gradient + 0.5 * velocity, rtol=1e-4, atol=1e-5)
+    fresh, _ = one_step(key, RunState(second.iteration, ImageState(second.method.images, first.method.optimizer)), data)
+    gradient = second.method.images - fresh.method.images
+    velocity = first.method.images - second.method.images
+    np.testing.assert_allclose(
+        second.method.images - third.method.images, gradient + 0.5 * velocity, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_every_iteration_draws_a_new_network_batch_and_augmentation(rng):
-    _, one_step = make()
+    one_step = make()
     data, state = data_of(rng), start_of(rng)
     losses = [one_step(jax.random.key(0), state._replace(iteration=np.int32(i)), data)[1] for i in range(3)]
     assert len({float(loss[0]) for loss in losses}) == 3
     other = one_step(jax.random.key(1), state, data)[1]
     assert float(other[0]) != float(losses[0][0])
     with jax.debug_key_reuse(True):
-        make()[1](jax.random.key(0), state, data)
+        make()(jax.random.key(0), state, data)
 
 
 def test_real_activations_are_not_stored(rng):
@@ -161,7 +180,7 @@ def test_real_activations_are_not_stored(rng):
     def temporary(function, *args):
         return jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
-    loss = lambda r, s: distribution.class_loss(embed, r, weights[0], s, weights[1])  # noqa: E731
+    loss = lambda r, s: CONFIG.method.class_loss(embed, r, weights[0], s, weights[1])  # noqa: E731
     ours = temporary(jax.grad(loss, argnums=1), real, synthetic)
     stored = temporary(jax.grad(lambda r: embed(r, weights[0]).sum()), real)
     assert ours < 0.1 * stored
@@ -173,9 +192,9 @@ SLOW_CHUNKS = [pytest.param(c, marks=pytest.mark.slow) for c in [(2,), (None, 4,
 @pytest.mark.parametrize("chunks", [(1,), (3,), (2, 3, 1), *SLOW_CHUNKS])
 def test_chunks_of_classes_and_images_change_nothing(rng, chunks):
     data, state = data_of(rng), start_of(rng)
-    whole, losses = make()[1](jax.random.key(0), state, data)
-    chunked, chunked_losses = make(chunks=step.Chunks(*chunks))[1](jax.random.key(0), state, data)
-    np.testing.assert_allclose(chunked.images, whole.images, rtol=1e-5, atol=1e-6)
+    whole, losses = make()(jax.random.key(0), state, data)
+    chunked, chunked_losses = make(chunks=Chunks(*chunks))(jax.random.key(0), state, data)
+    np.testing.assert_allclose(chunked.method.images, whole.method.images, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(chunked_losses, losses, rtol=1e-5)
 
 
@@ -187,7 +206,7 @@ def test_devices_agree_and_need_not_divide_the_classes(rng, devices, norm, toler
     data, state = data_of(rng, classes=10), start_of(rng, classes=10)
     one, one_losses = run_sharded(config, data, state, 1)
     many, many_losses = run_sharded(config, data, state, devices)
-    np.testing.assert_allclose(many.images, one.images, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(many.method.images, one.method.images, rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(many_losses, one_losses, rtol=1e-5)
     assert int(many.iteration) == 3
 
@@ -206,19 +225,18 @@ def test_real_images_live_on_the_device_of_their_class_only(rng):
 def test_after_warm_up_nothing_is_traced_and_nothing_is_copied(rng):
     sharding = ClassSharding(10)
     data, state = data_of(rng, classes=10), start_of(rng, classes=10)
-    network = networks.create(CONFIG.network, 10, SHAPE)
-    one_step = distribution.make_step(problem_of(network, CONFIG, 10), step.Chunks(1))
-    chunk = step.make_chunk(one_step, 2)
+    axes = state_axes(CONFIG.method)
+    chunk = make_chunk(problem_of(CONFIG, 10, chunks=Chunks(1)), 2)
     keys = sharding.put_keys([jax.random.key(0), jax.random.key(1)])
     data = sharding.put_data(data.images, data.count)
-    states = [sharding.put_state(state) for _ in range(2)]
-    program = sharding.compile(chunk, keys, states, data)
+    states = [sharding.put_state(state, axes) for _ in range(2)]
+    program = sharding.compile(chunk, keys, states, axes, data, None)
     with jax.no_tracing(), jax.transfer_guard("disallow"):
         for _ in range(3):
             old = states
-            states, losses = program(keys, states, data)
+            states, losses = program(keys, states, data, None)
         assert sharding.losses(losses).shape == (2, 2)  # the one explicit transfer of a chunk
-    assert all(state.images.is_deleted() for state in old)  # donated
+    assert all(state.method.images.is_deleted() for state in old)  # donated
     assert [int(jax.device_get(state.iteration)) for state in states] == [6, 6]
 
 
@@ -226,7 +244,7 @@ def test_a_chunk_is_its_steps(rng):
     data, state = data_of(rng), start_of(rng)
     long, losses = run_sharded(CONFIG, data, state, 1, length=4)
     short, short_losses = run_sharded(CONFIG, data, state, 1, length=2, times=2)
-    np.testing.assert_array_equal(long.images, short.images)
+    np.testing.assert_array_equal(long.method.images, short.method.images)
     np.testing.assert_array_equal(losses, short_losses)
 
 
@@ -245,18 +263,19 @@ def test_sampling_is_uniform_without_replacement():
 
 
 def test_any_optax_optimizer(rng):
-    config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig("adam", 0.1, (("b1", 0.5),)))
-    data = data_of(rng)
-    state = start_of(rng, optim=optimizer.create(config.optimizer))
-    assert state.optimizer[0].count.shape == (3,)  # one optimizer per class
+    method = DM(batch_real=4, optimizer=OptimizerConfig("adam", 0.1, (("b1", 0.5),)))
+    config, data, state = dataclasses.replace(CONFIG, method=method), data_of(rng), start_of(rng, method=method)
+    assert state.method.optimizer[0].count.shape == (3,)  # one optimizer per class
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer
-        after, _ = make(config)[1](jax.random.key(0), state, data)
+        after, _ = make(config)(jax.random.key(0), state, data)
     # The first step of Adam moves every pixel that has a gradient by the learning rate.
-    moved = np.abs(np.asarray(after.images - state.images))
+    moved = np.abs(np.asarray(after.method.images - state.method.images))
     np.testing.assert_allclose(moved[moved > 1e-3], 0.1, rtol=1e-2)
     assert isinstance(optimizer.create(OptimizerConfig("sgd", 1.0, (("nesterov", 1),))), optax.GradientTransformation)
     with pytest.raises(UserError, match=r"no optimizer 'adan_'; did you mean .*'adam'"):
         optimizer.create(OptimizerConfig("adan_"))
+    with pytest.raises(UserError, match="momentum must be at least 0 and below 1, not 2"):
+        optimizer.create(OptimizerConfig(options=(("momentum", 2.0),)))
     with pytest.raises(UserError, match="no option 'momentum'"):
         optimizer.create(OptimizerConfig("adam"))
 
@@ -271,14 +290,15 @@ def test_precision_bounds_the_change_of_the_loss(rng, norm, precision, bound):
 
     def step_in(precision):
         network = NetworkConfig(width=16, depth=2, norm=norm, precision=precision)
-        return make(dataclasses.replace(CONFIG, network=network), axis_name=("classes",) if norm == "batch" else ())[1](
+        return make(dataclasses.replace(CONFIG, network=network), axis_name=("classes",) if norm == "batch" else ())(
             jax.random.key(0), state, data
         )
 
     (after, losses), (exact_after, exact) = step_in(precision), step_in("float32")
     np.testing.assert_allclose(losses, exact, rtol=bound)
-    assert after.images.dtype == np.float32
+    assert after.method.images.dtype == np.float32
     assert (
-        np.abs(after.images - exact_after.images).max() <= 10 * bound * np.abs(exact_after.images - state.images).max()
+        np.abs(after.method.images - exact_after.method.images).max()
+        <= 10 * bound * np.abs(exact_after.method.images - state.method.images).max()
     )
     assert (precision == "bfloat16") == bool((losses != exact).any())  # and it does compute in it

@@ -82,7 +82,7 @@ def test_cross_architecture_table_heat_map_and_a_second_start(tmp_path, capsys):
     assert all(set(cells) == {"MLP", "ConvNetD1W4BN"} for cells in table.values())
     assert all(0 < cell["mean"] < 1 and len(cell["values"]) == 2 for row in table.values() for cell in row.values())
     rates = [
-        json.loads((tmp_path / "cross" / "runs" / name / "config.json").read_text())["config"]["optimizer"]
+        json.loads((tmp_path / "cross" / "runs" / name / "config.json").read_text())["config"]["method"]["optimizer"]
         for name in ("MLP", "ConvNetD1W4NN")
     ]
     assert [rate["learning_rate"] for rate in rates] == [1, 50]  # each network has its own
@@ -148,7 +148,7 @@ def test_larger_sets_against_random_ones(tmp_path):
     results = results_of(tmp_path / "larger")
     assert set(results["condensed"]) == set(results["random real"]) == {"2", "5"}
     assert 0 < results["whole training set"]["mean"] < 1
-    optimizer = json.loads((tmp_path / "larger/runs/ipc_5/config.json").read_text())["config"]["optimizer"]
+    optimizer = json.loads((tmp_path / "larger/runs/ipc_5/config.json").read_text())["config"]["method"]["optimizer"]
     assert optimizer["learning_rate"] == 10
     assert size_of(tmp_path / "larger" / "larger_sets.png")[0] > 100
 

@@ -21,7 +21,7 @@ SHAPES = {
     "imagenet64": ((64, 64, 3), 1000, 1281),
 }
 _FORWARD_PASSES = 3  # over the output of a convolution: written, read for the statistics, read to be normalised
-_GRADIENT = 3  # a forward and a backward pass cost about three forward ones
+_TRAINING = 3  # a forward and a backward pass cost about three forward ones
 
 
 class Case(NamedTuple):
@@ -97,7 +97,7 @@ def work(case: Case, config: Config, depth: int, batch: int) -> tuple[float, flo
     network, method = config.network, config.method
     real = min(getattr(method, "batch_real", case.images_per_class), case.images_per_class)
     training = case.kind == "evaluate"
-    forward = _GRADIENT * batch if training else method.forward_passes(config, case.num_classes, real)
+    forward = _TRAINING * batch if training else method.forward_passes(config, case.num_classes, real)
     if forward is None:
         return None
     size = 2 if network.precision == "bfloat16" else 4

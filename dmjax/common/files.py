@@ -16,6 +16,12 @@ def cache_folder(configured: Path | None = None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dmjax"
 
 
+def check_regular(path: Path) -> None:
+    """Raises a `UserError` for what is there but no file, such as a pipe or a device, which may never end."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; name a file")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes under a temporary name and renames. Raises a `UserError` where that is not possible."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -9,16 +9,32 @@ from dmjax.data.dataset import Dataset, normalize
 __all__ = ["Dataset", "load", "normalize"]
 
 
+_SOURCES_WITH = {
+    "path": ("npz", "folder", "tfds"),
+    "test_path": ("folder",),
+    "image_size": ("folder", "tfds"),
+    "skip_unreadable": ("folder",),
+}
+
+
+def _likely_source(config: DataConfig) -> str:
+    return "npz" if config.path is not None and config.path.suffix == ".npz" else "folder"
+
+
 def load(config: DataConfig, progress: bool = True) -> Dataset:
     """Reads the configured source.
 
     Raises:
-      UserError: the source is missing, empty or damaged; the message names the file and the mend.
+      UserError: the source is missing, empty or damaged; the message names the file and the remedy.
     """
-    if config.image_size is not None and config.source in ("digits", "npz"):
-        raise UserError(f"--data.image_size resizes folders and tfds, not the source {config.source}")
-    if config.test_path is not None and config.source != "folder":
-        raise UserError(f"--data.test_path belongs to the source folder, not to {config.source}")
+    if config.source == "memory":
+        raise UserError("data source memory is for Python: hand over a dmjax.Dataset as dataset=...")
+    for name, sources in _SOURCES_WITH.items():
+        if getattr(config, name) and config.source not in sources:
+            raise UserError(
+                f"--data.{name.replace('_', '-')} is for the source {' and '.join(sources)}, not for {config.source}; "
+                f"leave it out, or give --data.source {_likely_source(config)} too"
+            )
     if config.source in ("digits", "npz"):
         return importlib.import_module(f"dmjax.data.{config.source}").load(config)
     return importlib.import_module(f"dmjax.data.{config.source}").load(config, progress)

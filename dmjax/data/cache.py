@@ -92,10 +92,8 @@ def _remove_abandoned(root: Path, key: str) -> None:
 
 def _write(out: Path, plan: Plan, progress: bool) -> None:
     num_classes = len(plan.class_names)
-    images = np.lib.format.open_memmap(
-        out / "images.npy", "w+", np.uint8, (num_classes, max([*plan.train, 1]), *plan.shape)
-    )
-    test_images = np.lib.format.open_memmap(out / "test_images.npy", "w+", np.uint8, (plan.test, *plan.shape))
+    images = _create(out / "images.npy", (num_classes, max([*plan.train, 1]), *plan.shape))
+    test_images = _create(out / "test_images.npy", (plan.test, *plan.shape))
     counts = np.zeros(num_classes, np.int32)
     test_labels = []
     skipped = 0
@@ -116,6 +114,14 @@ def _write(out: Path, plan: Plan, progress: bool) -> None:
     mean, std = compute_moments(images, counts) if counts.sum() else (np.zeros(plan.shape[2]), np.ones(plan.shape[2]))
     meta = {"class_names": plan.class_names, "mean": mean.tolist(), "std": std.tolist(), "skipped": skipped}
     (out / "meta.json").write_text(json.dumps(meta))
+
+
+def _create(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A new memory-mapped array uint8, whose place on the disk is reserved: writing to a full disk would be a crash."""
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _open(name: str | None, place: str, entry: Path) -> tuple[Dataset, dict[str, Any]] | None:

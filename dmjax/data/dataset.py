@@ -21,6 +21,9 @@ NORMALIZATION = {
 }
 
 
+_SMALLEST_SIDE = 4
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A labelled image data set in memory or memory-mapped.
@@ -53,6 +56,33 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.images.shape[2:]
+
+    @classmethod
+    def from_arrays(
+        cls,
+        train_images: Any,
+        train_labels: Any,
+        test_images: Any,
+        test_labels: Any,
+        class_names: Sequence[str] | None = None,
+        name: str = "arrays",
+    ) -> "Dataset":
+        """Makes a data set of NumPy or JAX arrays.
+
+        Args:
+          train_images: [n, H, W] or [n, H, W, D], uint8 pixels, or fractions in [0, 1], which are rounded to pixels.
+          train_labels: [n], classes from 0.
+          test_images: As `train_images`.
+          test_labels: As `train_labels`.
+          class_names: One name a class; by default the numbers.
+          name: What it is called in results.
+
+        Raises:
+          UserError: arrays that do not fit together, in one line that names them.
+        """
+        from dmjax.data.arrays import from_arrays
+
+        return from_arrays(train_images, train_labels, test_images, test_labels, class_names, name)
 
     def flat(self) -> tuple[np.ndarray, np.ndarray]:
         """The training images uint8 [sum of counts, H, W, D] and their labels int32."""
@@ -92,6 +122,11 @@ def make_dataset(
     that is read with the configuration of another data set gets its own statistics, and `place` for a name.
     """
     where = f"data set {name or place!r}"
+    if min(images.shape[2:4]) < _SMALLEST_SIDE:
+        height, width = images.shape[2:4]
+        raise UserError(
+            f"the images of {where} are {width}x{height}; at least {_SMALLEST_SIDE} pixels a side are needed"
+        )
     if len(class_names) < 2:
         raise UserError(f"{where} has one class only ({', '.join(class_names)}); condensing needs at least two")
     for c, n in enumerate(counts):

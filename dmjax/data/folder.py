@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from dmjax.common import files, signals
 from dmjax.common.errors import UserError
@@ -27,15 +27,19 @@ from dmjax.config import DataConfig
 from dmjax.data import cache
 from dmjax.data.dataset import Dataset
 
-_FORMAT = "1"  # of the cache entry; part of its key
+_FORMAT = "2"  # of the cache entry; part of its key
 _EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _ANNOTATIONS = "val_annotations.txt"
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
+_QUARTER_TURNS = (5, 6, 7, 8)  # values of the EXIF orientation for which width and height change places
 _MAX_FILE_BYTES = 1 << 28
 
 
 class Member(NamedTuple):
-    """A file or folder: `root` is its place among the configured paths, `name` its path below that one."""
+    """A file or folder: `root` is its place among the configured paths, `name` its path below that one.
+
+    `data` is empty for files that are neither images nor annotations, which are not read.
+    """
 
     root: int
     name: str
@@ -58,7 +62,7 @@ def load(config: DataConfig, progress: bool = True) -> Dataset:
     for root in roots:
         if not root.exists():
             raise UserError(f"no such file or folder: {str(root)!r}")
-        if root.is_file() and not any(s in root.suffixes for s in (".tar", ".tgz", ".txz")):
+        if not root.is_dir() and not (root.is_file() and {".tar", ".tgz", ".txz"} & set(root.suffixes)):
             raise UserError(f"{str(root)!r} is neither a folder nor a .tar, .tar.gz or .tar.xz file")
     key = "folder-" + _fingerprint(roots, config)
     place = config.path.name.split(".")[0]
@@ -116,7 +120,15 @@ def _folder_members(index: int, root: Path) -> Iterator[Member]:
     try:
         for path in sorted(_paths_below(root, set())):
             name = path.relative_to(root).as_posix()
-            yield Member(index, name, b"", True) if path.is_dir() else Member(index, name, path.read_bytes())
+            if path.is_dir():
+                yield Member(index, name, b"", True)
+                continue
+            wanted = _is_read(name)
+            if wanted and not path.is_file():
+                raise UserError(f"{path} is no regular file; remove it")
+            if wanted:
+                _check_size(root, name, path.stat().st_size)
+            yield Member(index, name, path.read_bytes() if wanted else b"")
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
 
@@ -141,12 +153,24 @@ def _tar_members(index: int, root: Path) -> Iterator[Member]:
                 if info.isdir():
                     yield Member(index, path.as_posix(), b"", True)
                 elif info.isfile() and (file := tar.extractfile(info)) is not None:
-                    if info.size > _MAX_FILE_BYTES:
-                        raise UserError(f"{root}: {info.name} unpacks to {info.size >> 20} MiB, too much for an image")
-                    yield Member(index, path.as_posix(), file.read())
+                    wanted = _is_read(path.as_posix())
+                    if wanted:
+                        _check_size(root, info.name, info.size)
+                    yield Member(index, path.as_posix(), file.read() if wanted else b"")
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{root} is damaged or not a tar file: {reason}") from None
+
+
+def _is_read(name: str) -> bool:
+    """Whether the content of a file matters: images, and the annotations of TinyImageNet."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in _EXTENSIONS or path.name == _ANNOTATIONS
+
+
+def _check_size(root: Path, name: str, size: int) -> None:
+    if size > _MAX_FILE_BYTES:
+        raise UserError(f"{root}: {name} holds {size >> 20} MiB, too much for an image")
 
 
 def _fingerprint(roots: list[Path], config: DataConfig) -> str:
@@ -235,23 +259,26 @@ def _header(member: Member, roots: list[Path], config: DataConfig) -> tuple[tupl
         image = _open(member)
         if image.mode in ("I", "F"):
             raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}), not 8-bit colours")
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
     except _UNREADABLE as error:
         if config.skip_unreadable:
             return None
         raise _unreadable(member, roots, error) from None
-    return (image.height, image.width), 1 if image.mode in _GREY_MODES else 3
+    size = (image.width, image.height) if turned else (image.height, image.width)
+    return size, 1 if image.mode in _GREY_MODES else 3
 
 
 def _common_size(headers, roots: list[Path], config: DataConfig) -> tuple[int, int]:
     if config.image_size is not None:
         return config.image_size, config.image_size
     sizes = Counter(size for size, _ in headers.values())
-    usual, _ = sizes.most_common(1)[0]
+    usual, count = sizes.most_common(1)[0]
     for (root, name), (size, _) in headers.items():
         if size != usual:
+            others = f"most are {usual[1]}x{usual[0]}" if count > len(headers) // 2 else "others have other sizes"
             raise UserError(
-                f"images of several sizes under {roots[root]}: {name} is {size[1]}x{size[0]}, most are "
-                f"{usual[1]}x{usual[0]}; resize them all with --data.image-size {min(usual)}"
+                f"images of several sizes under {roots[root]}: {name} is {size[1]}x{size[0]}, {others}; resize them "
+                f"all with --data.image-size {min(min(usual), 64)}"
             )
     return usual
 
@@ -261,7 +288,7 @@ def _decode(member: Member, shape: tuple[int, int, int], roots: list[Path], conf
     try:
         with _open(member) as image:
             image.load()
-            return to_array(image, shape)
+            return to_array(ImageOps.exif_transpose(image), shape)
     except _UNREADABLE as error:
         if config.skip_unreadable:
             return None

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
+from dmjax.common import files
 from dmjax.common.errors import UserError
 from dmjax.config import DataConfig
-from dmjax.data.dataset import Dataset, class_major, make_dataset
+from dmjax.data.arrays import from_arrays
+from dmjax.data.dataset import Dataset
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     """Reads an .npz without executing pickles. Raises a `UserError` for every way in which it can be broken."""
+    files.check_regular(Path(path))
     try:
         if not zipfile.is_zipfile(path):
             raise UserError(
@@ -35,51 +38,11 @@ def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def load(config: DataConfig) -> Dataset:
+    """Reads the configured file."""
     if config.path is None:
         raise UserError("data source npz needs --data.path FILE.npz")
     arrays = read_npz(config.path, KEYS)
-    images = {split: _images(arrays[f"{split}_images"], f"{split}_images", config) for split in ("train", "test")}
-    labels = {split: _labels(arrays[f"{split}_labels"], f"{split}_labels", config) for split in ("train", "test")}
-    for split in ("train", "test"):
-        if len(images[split]) != len(labels[split]):
-            raise UserError(
-                f"{config.path}: {len(images[split])} {split}_images but {len(labels[split])} {split}_labels"
-            )
-    if images["train"].shape[1:] != images["test"].shape[1:]:
-        raise UserError(
-            f"{config.path}: train_images are {images['train'].shape[1:]}, test_images {images['test'].shape[1:]}"
-        )
-    if len(labels["train"]) == 0:
-        raise UserError(f"{config.path}: train_images is empty")
-    num_classes = int(labels["train"].max()) + 1
-    names = [str(n) for n in np.atleast_1d(arrays.get("class_names", np.arange(num_classes)))]
-    if len(names) < num_classes:
-        raise UserError(f"{config.path}: label {num_classes - 1} out of range, class_names has {len(names)} names")
-    num_classes = len(names)
-    if len(labels["test"]) and int(labels["test"].max()) >= num_classes:
-        raise UserError(
-            f"{config.path}: test_labels holds {int(labels['test'].max())}, out of range: "
-            f"train_labels ends at {num_classes - 1}"
-        )
-    train_images, counts = class_major(images["train"], labels["train"], num_classes)
-    return make_dataset(config.name, config.path.stem, names, train_images, counts, images["test"], labels["test"])
-
-
-def _images(array: np.ndarray, key: str, config: DataConfig) -> np.ndarray:
-    if array.dtype != np.uint8:
-        raise UserError(f"{config.path}: {key} must be uint8 pixels 0..255, not {array.dtype}")
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape[1:]:
-        raise UserError(f"{config.path}: {key} must be [n, H, W] or [n, H, W, 1 or 3], not {list(array.shape)}")
-    return array
-
-
-def _labels(array: np.ndarray, key: str, config: DataConfig) -> np.ndarray:
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise UserError(f"{config.path}: {key} must be a vector of integers, not {array.dtype} {list(array.shape)}")
-    # A label far beyond the number of images is a mistake, and would allocate that many classes.
-    if len(array) and (array.min() < 0 or array.max() >= max(len(array), 2)):
-        bad = array.min() if array.min() < 0 else array.max()
-        raise UserError(f"{config.path}: {key} holds {bad}, out of range: labels are 0 to number of classes - 1")
-    return array.astype(np.int32)
+    names = arrays.get("class_names")
+    class_names = None if names is None else [str(name) for name in np.atleast_1d(names)]
+    content = {key: arrays[key] for key in KEYS}
+    return from_arrays(**content, class_names=class_names, name=config.name, place=config.path.stem, where=config.path)

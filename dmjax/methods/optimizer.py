@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dmjax.common.errors import UserError, near_misses
@@ -54,7 +54,7 @@ def create(config: OptimizerConfig) -> optax.GradientTransformation:
             raise UserError(f"optimizer.options {option} must be at least 0 and below 1, not {value:g}")
     try:
         optimizer = getattr(optax, name)(learning_rate=rate, **options)
-        one = jnp.zeros((1,))
+        one = jax.ShapeDtypeStruct((1,), np.float32)  # no array: several processes have not found each other yet
         with jax.numpy_dtype_promotion("standard"):  # which optax relies on
             jax.eval_shape(lambda g: optimizer.update(g, optimizer.init(g), g), one)  # some need more than a gradient
     except (TypeError, ValueError, AttributeError) as error:

@@ -73,10 +73,10 @@ def _check_union(name: str, value: Any, arguments: tuple[Any, ...]) -> None:
     literals = [choice for hint in wanted if typing.get_origin(hint) is Literal for choice in typing.get_args(hint)]
     if isinstance(value, str) and value in literals:
         return
-    others = [hint for hint in wanted if typing.get_origin(hint) is not Literal] or wanted
-    if isinstance(value, str) and literals and str not in others:
+    others = [hint for hint in wanted if typing.get_origin(hint) is not Literal]
+    if isinstance(value, str) and literals and others and str not in others:
         raise UserError(f"{name} must be a number or {' or '.join(map(str, literals))}, not {value!r}")
-    _check(name, value, others[0])
+    _check(name, value, (others or wanted)[0])
 
 
 def _check_tuple(name: str, value: Any, arguments: tuple[Any, ...]) -> None:

@@ -86,7 +86,10 @@ def split(arguments: Sequence[str], names: set[str]) -> tuple[list[str], list[st
 def values(arguments: Sequence[str], name: str) -> list[str] | None:
     """The values of the flag of a field; None where it is not given."""
     mine, _ = split(arguments, {name})
-    return [value for value in mine if not value.startswith("--")] if mine else None
+    found = [value for value in mine if not value.startswith("--")]
+    if mine and not found:
+        raise UserError(f"--{name.replace('_', '-')} takes at least one value")
+    return found if mine else None
 
 
 def _name(flag: str) -> str:
@@ -144,17 +147,15 @@ def _check_flags(default: Any, arguments: Sequence[str], repeatable: Sequence[st
     for flag in flags:
         if flags.count(flag) > 1 and flag not in repeatable:
             raise UserError(f"--{flag.replace('_', '-')} is given twice")
-    method = getattr(default, "method", default)
-    if not isinstance(method, methods.Method):
-        return
     known = {*flatten(default), *(field.name for field in dataclasses.fields(default))}
+    method = getattr(default, "method", default)
     for flag in flags:
         owners = [name for name, cls in methods.built_in().items() if flag in methods.field_names(cls)]
         if owners and flag not in known:
-            raise UserError(
-                f"--{flag.replace('_', '-')} is a setting of {' and '.join(owners)}, not of "
-                f"{methods.identifier(method)}; leave it out, or choose its method with --method"
-            )
+            rest = "which does not apply here; leave it out"
+            if isinstance(method, methods.Method):
+                rest = f"not of {methods.identifier(method)}; leave it out, or choose its method with --method"
+            raise UserError(f"--{flag.replace('_', '-')} is a setting of {' and '.join(owners)}, {rest}")
 
 
 def _tyro(default: T, arguments: Sequence[str], prog: str, description: str) -> T:

@@ -1,6 +1,7 @@
 """Experiments: their files, the flags on top of them, and what follows from network, data set and method."""
 
 import dataclasses
+import re
 import runpy
 import typing
 from collections.abc import Sequence
@@ -47,13 +48,14 @@ def load_config(path: str | Path) -> Config:
 
 def _similar(path: Path) -> str:
     """What may have been meant by the path of an experiment file that is not there."""
-    for folder in (path.parent, Path("experiments")):
-        there = sorted(str(p) for p in folder.glob("*.py")) if folder.is_dir() else []
-        if str(folder / f"{path.stem}.py") in there:
-            return f"did you mean {str(folder / f'{path.stem}.py')!r}?"
-        if there and folder != Path():
-            return near_misses(str(folder / path.name), there)
-    return "name one by its path, such as experiments/tiny.py in a clone of the repository"
+    folders = [folder for folder in (Path("experiments"), path.parent) if folder.is_dir()]
+    there = {file.stem: str(file) for folder in folders for file in sorted(folder.glob("*.py"))}
+    close = near_misses(path.stem, list(there))
+    if not there:
+        return "name one by its path, such as experiments/tiny.py in a clone of the repository"
+    if not close.startswith("did you mean"):
+        return f"there are {', '.join(sorted(there.values())[:20])}"
+    return "did you mean " + " or ".join(repr(there[stem]) for stem in re.findall(r"'(.*?)'", close)) + "?"
 
 
 def parse(kind: type[C], arguments: list[str], prog: str, description: str) -> tuple[C, C]:
