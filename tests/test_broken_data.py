@@ -1,14 +1,18 @@
 """Every kind of broken data source: one line that names the thing and the mend."""
 
 import io
+import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from test_data import load, pack
 
+from dmjax import SyntheticSet, data
 from dmjax.common.errors import UserError
+from dmjax.config import DataConfig
 
 
 def test_folder_errors_name_the_thing_and_the_mend(make_folder, tmp_path):
@@ -119,3 +123,88 @@ def test_tfds_errors(shared, tmp_path):
         load("tfds", tmp_path / "nowhere", name="mnist")
     with pytest.raises(UserError, match=r"needs --data\.name"):
         load("tfds", folder)
+
+
+def test_what_is_no_file_is_never_read(make_folder, tmp_path):
+    """A pipe that nobody writes to, and a device that never ends: as a set, as data, as an image."""
+    pipe = tmp_path / "pipe.npz"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(UserError, match="no regular file"):
+            load("npz", path)
+        with pytest.raises(UserError, match="no regular file"):
+            SyntheticSet.load(path)
+        with pytest.raises(UserError, match=r"neither a folder nor a \.tar"):
+            load("folder", path)
+    folder = make_folder()
+    os.mkfifo(folder / "train" / "class0" / "9.png")
+    with pytest.raises(UserError, match=r"9\.png is no regular file"):
+        load("folder", folder)
+
+
+def test_files_that_are_no_images_are_not_read(make_folder, monkeypatch):
+    folder = make_folder()
+    with (folder / "archive.zip").open("wb") as file:
+        file.truncate(1 << 40)  # sparse
+    (folder / "train" / "class0" / "notes.txt").write_text("hello")
+    os.mkfifo(folder / "train" / "pipe")
+    assert load("folder", folder).counts.tolist() == [5, 3, 4]
+    with (folder / "train" / "class0" / "huge.png").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(UserError, match=r"huge\.png holds 1048576 MiB, too much for an image"):
+        load("folder", folder)
+
+
+def test_photographs_stand_upright(make_folder):
+    """Orientation 6: the camera was turned, the file lies on its side."""
+    folder = make_folder(size=(8, 6))  # width 8, height 6
+    upright = np.zeros((6, 8, 3), np.uint8)
+    upright[:3] = 255
+    lying = Image.fromarray(np.rot90(upright, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying.save(folder / "train" / "class0" / "a.jpg", exif=exif, quality=95)
+    assert lying.size == (6, 8)
+    dataset = load("folder", folder)
+    assert dataset.image_shape == (6, 8, 3)
+    photograph = next(i for i in dataset.images[0][: dataset.counts[0]] if abs(int(i[0].mean()) - 255) < 10)
+    np.testing.assert_allclose(photograph.astype(int), upright, atol=30)
+
+
+def test_sizes_that_all_differ_have_no_majority(make_folder):
+    folder = make_folder()
+    for i, path in enumerate(sorted(folder.rglob("*.png"))):
+        Image.new("RGB", (20 + i, 30)).save(path)
+    with pytest.raises(
+        UserError, match=r"is 27x30, others have other sizes; .* --data\.image-size 26"
+    ):
+        load("folder", folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"path": "x.npz"}, r"--data\.path is for the source npz and folder and tfds, .* give --data\.source npz too"),
+        ({"path": "images/"}, r"give --data\.source folder too"),
+        ({"image_size": 8}, r"--data\.image-size is for the source folder and tfds, not for digits"),
+        ({"skip_unreadable": True}, r"--data\.skip-unreadable is for the source folder"),
+        ({"source": "memory"}, r"hand over a dmjax\.Dataset"),
+    ],
+)
+def test_settings_that_a_source_does_not_read_are_refused(settings, message):
+    if "path" in settings:
+        settings = {**settings, "path": Path(settings["path"])}
+    with pytest.raises(UserError, match=message):
+        data.load(DataConfig(**settings), False)
+
+
+def test_an_array_that_claims_more_than_there_is(tmp_path):
+    import zipfile
+
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**15,)})
+    with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive:
+        for name in ("train_images", "train_labels", "test_images", "test_labels"):
+            archive.writestr(f"{name}.npy", header.getvalue())
+    with pytest.raises(UserError, match=r"damaged or not an \.npz"):
+        load("npz", tmp_path / "claims.npz")

@@ -142,3 +142,71 @@ def test_a_set_without_metadata_is_judged_like_dm(small, digits):
     )
     assert 0 <= accuracy.mean <= 1
     assert np.isscalar(accuracy.mean)
+
+
+HOSTILE = "import pathlib\npathlib.Path({marker!r}).touch()\nraise SystemExit\n"
+
+
+def test_a_set_is_not_trusted_with_code(small, digits, tmp_path, monkeypatch, capsys):
+    """Its metadata may name a network and a method of someone's own: neither is imported unless the user names it."""
+    from dmjax.settings import fields
+
+    marker = tmp_path / "was_imported"
+    (tmp_path / "hostile.py").write_text(HOSTILE.format(marker=str(marker)))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = fields.to_dict(experiment.resolve(Config(network=NetworkConfig(width=4, depth=1))))
+    network = {**config, "network": {**config["network"], "name": "hostile:Net"}}
+    method = {**config, "method": {"name": "hostile:Method", "gain": 3}}
+    for metadata, message in (
+        (network, "code that a file is not trusted with: name it with --network.name"),
+        (method, None),
+    ):
+        path = tmp_path / "set.npz"
+        dataclasses.replace(small, metadata={"config": metadata}).save(path)
+        flags = ["--synthetic", str(path), "--evaluation.networks", "1", "--evaluation.epochs", "1"]
+        flags += ["--progress", "false"]
+        status = evaluate.main(flags)
+        error = capsys.readouterr().err
+        assert status == (2 if message else 0), error
+        assert (message or "") in error
+        if message:
+            with pytest.raises(UserError, match="not trusted"):
+                evaluate.evaluate(path, digits, progress=False)
+            assert evaluate.main([*flags, "--network.name", "MLP"]) == 0
+        else:
+            evaluate.evaluate(path, digits, networks=1, epochs=1, progress=False)
+        assert not marker.exists()
+        capsys.readouterr()
+    dataclasses.replace(small, metadata={"config": network}).save(path)
+    assert evaluate.main([*flags, "--network.name", "hostile:Net"]) == 2  # now it is named, and imported
+    assert "SystemExit" in capsys.readouterr().err
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"data": {"source": "nowhere"}}, "data.source must be one of"),
+        ({"data": {"path": 5}}, "data.path must be a path"),
+        ({"network": {"width": "wide"}}, "network.width must be of type int"),
+        ({"method": {"name": "dm", "iterations": "many"}}, "iterations must be of type int"),
+        ({"method": {"name": "nothing"}}, "unknown method 'nothing'"),
+        ({"method": {"name": ["dm"]}}, "unknown method"),
+        ({"evaluation": []}, "must be a JSON object"),
+        ([], "must be a JSON object"),
+        ({"ipd": 1}, "unknown field 'ipd'"),
+    ],
+)
+def test_metadata_that_is_no_configuration_is_one_line(small, digits, config, message):
+    with pytest.raises(UserError, match=message) as error:
+        evaluate.evaluate(dataclasses.replace(small, metadata={"config": config}), digits)
+    assert "\n" not in str(error.value)
+
+
+def test_a_set_of_other_images_is_judged_with_a_word(small, digits, capsys):
+    other = dataclasses.replace(small, metadata={**small.metadata, "dataset": {"fingerprint": "0" * 16}})
+    evaluate.evaluate(other, digits, networks=1, epochs=1, progress=False)
+    assert "made from other images than those of 'digits'" in capsys.readouterr().err
+    same = dataclasses.replace(small, metadata={**small.metadata, "dataset": {"fingerprint": digits.fingerprint()}})
+    evaluate.evaluate(same, digits, networks=1, epochs=1, progress=False)
+    assert capsys.readouterr().err == ""
