@@ -1,26 +1,35 @@
-"""Every test runs with four simulated CPU devices and strict dtype and rank promotion."""
+"""Every test runs with four simulated CPU devices and strict dtype and rank promotion.
 
+Most of the time goes into compiling small programs. So they are compiled fast rather than well, and kept under
+.pytest_cache, where both workers, processes that tests start, and the next run find them.
+"""
+
+import importlib.metadata
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-os.environ["XLA_FLAGS"] += (
-    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # compile fast
-)
+FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+FAST += " --xla_cpu_parallel_codegen_split_count=1"
+if importlib.metadata.version("jax").startswith("0.10."):  # jax 0.11 has no other emitters
+    FAST += " --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 {FAST}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np
 import pytest
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_enable_compilation_cache", False)  # commands that are called here set none up
-
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
+COMPILED = ROOT / ".pytest_cache" / "compiled"
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +40,9 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def torch():
-    return pytest.importorskip("torch", reason="needs torch: pip install -r tests/requirements-torch.txt")
+    torch = pytest.importorskip("torch", reason="needs torch: pip install -r tests/requirements-torch.txt")
+    torch.set_num_threads(1)  # the other worker has the other core
+    return torch
 
 
 @pytest.fixture
@@ -75,14 +86,13 @@ def make_folder(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def run_command(tmp_path_factory):
-    """Runs `python -m MODULE ARGS` in a process of its own; compiled programs are shared by the session."""
-    cache = tmp_path_factory.mktemp("compiled")
+def run_command():
+    """Runs `python -m MODULE ARGS` in a process of its own."""
 
     def start(module: str, *args, devices=1, **options) -> subprocess.Popen:
         environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FAST}",
+            "JAX_COMPILATION_CACHE_DIR": str(COMPILED),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "PYTHONPATH": str(ROOT),
         }
