@@ -175,9 +175,7 @@ def test_sizes_that_all_differ_have_no_majority(make_folder):
     folder = make_folder()
     for i, path in enumerate(sorted(folder.rglob("*.png"))):
         Image.new("RGB", (20 + i, 30)).save(path)
-    with pytest.raises(
-        UserError, match=r"is 27x30, others have other sizes; .* --data\.image-size 26"
-    ):
+    with pytest.raises(UserError, match=r"is 27x30, others have other sizes; .* --data\.image-size 26"):
         load("folder", folder)
 
 

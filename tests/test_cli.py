@@ -308,3 +308,54 @@ def test_condensing_and_evaluating_never_share_a_key():
         training.networks.init = original
     assert len(set(seen)) == 3
     assert not condensing & set(seen)
+
+
+def test_a_finished_run_notices_other_data_and_a_folder_without_its_configuration(capsys, tmp_path, make_folder):
+    folder = make_folder()
+    flags = (*TINY, *QUICK, "--data.source", "folder", "--data.path", folder, "--workdir", tmp_path / "run")
+    assert call(condense, capsys, *flags)[0] == 0
+    assert "is finished" in call(condense, capsys, *flags)[1]
+    (folder / "train" / "class0" / "0.png").unlink()
+    assert "was started on other data" in one_line_error(condense, capsys, *flags)
+    config = tmp_path / "run" / "config.json"
+    content = config.read_text()
+    config.write_text("[" * 200_000)
+    assert "is damaged" in one_line_error(condense, capsys, *flags)
+    config.unlink()
+    assert "holds checkpoints of a run, but no config.json" in one_line_error(condense, capsys, *flags, "--seed", 1)
+    old = json.loads(content)
+    config.write_text(json.dumps({**old, "config": {**old["config"], "method": "dm"}}))
+    assert "made by an older dmjax" in one_line_error(condense, capsys, *flags)
+
+
+def test_a_disk_that_is_full_is_one_line(capsys, tmp_path, monkeypatch):
+    from collections import namedtuple
+
+    from dmjax.common import files
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage(10**9, 10**9, 1000))
+    error = one_line_error(condense, capsys, *TINY, *QUICK, "--workdir", tmp_path)
+    assert "no space left for" in error
+    assert "make room, and the same command goes on" in error
+
+
+def test_a_log_has_a_line_now_and_then(capsys, monkeypatch):
+    """Outside a terminal: nothing for half a minute, then one line with what is done, left and lost."""
+    from dmjax.common import progress
+
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.progress_bar(None, "condensing", True, 100) as bar:
+        for second in range(100):
+            now[0] = float(second)
+            bar.set_postfix(loss="0.5", refresh=False)
+            bar.update(1)
+            bar.refresh()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("condensing: 31/100 after ")
+    assert lines[0].endswith("loss=0.5")
+    with progress.progress_bar(None, "condensing", False, 100) as bar:
+        bar.update(100)
+    assert capsys.readouterr().err == ""

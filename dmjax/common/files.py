@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,16 @@ def write_bytes(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def check_room(folder: Path, size: float) -> None:
+    """Raises a `UserError` where so many bytes do not fit on the disk any more, before half of them are written."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(
+            f"no space left for {folder}: {size / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB free; make room, and "
+            "the same command goes on"
+        )
 
 
 def check_writable(path: Path) -> None:

@@ -14,7 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from dmjax.common import files
+from dmjax.common.errors import UserError
 from dmjax.run.program import RunState
+
+_COPIES, _MARGIN = 2, 2e6  # of a state, and bytes for what else a run writes between two checkpoints
 
 
 class Checkpoints:
@@ -23,7 +27,8 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every restore
+        for name in ("absl", "asyncio"):  # Orbax reports every restore, and every failure several times
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._ocp = ocp
         self._folder = folder
         only_here = ocp.options.MultiprocessingOptions(
@@ -43,14 +48,19 @@ class Checkpoints:
         iteration = int(state.iteration)
         if iteration in self._manager.all_steps():
             return
-        self._manager.save(
-            iteration,
-            args=self._ocp.args.Composite(
-                state=self._ocp.args.StandardSave(state._asdict()),
-                notes=self._ocp.args.JsonSave({"notes": notes, "sha256": _digest(state, notes)}),
-            ),
-            force=True,
+        size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
+        files.check_room(self._folder, _COPIES * size + _MARGIN)
+        content = self._ocp.args.Composite(
+            state=self._ocp.args.StandardSave(state._asdict()),
+            notes=self._ocp.args.JsonSave({"notes": notes, "sha256": _digest(state, notes)}),
         )
+        try:
+            self._manager.save(iteration, args=content, force=True)
+        except (OSError, ValueError) as error:  # a full disk: TensorStore raises both
+            reason = (str(error).splitlines() or [""])[0][:200]
+            raise UserError(
+                f"cannot write a checkpoint to {self._folder}: {reason}; the same command goes on"
+            ) from None
 
     def restore(self, template: RunState) -> tuple[RunState, dict[str, Any]] | None:
         """Returns the newest state that can be read and its notes; None where there is none.

@@ -1,10 +1,12 @@
 """Metrics of a run: metrics.jsonl and TensorBoard, cut back to the checkpoint when a run resumes."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 from dmjax.common import files
+from dmjax.common.errors import UserError
 
 
 class Metrics:
@@ -27,8 +29,11 @@ class Metrics:
 
     def write(self, iteration: int, **values: Any) -> None:
         """Appends one line, and the same numbers to TensorBoard."""
-        self._file.write(json.dumps({"iteration": iteration, **values}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"iteration": iteration, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"cannot write {self._file.name}: {error.strerror}; the same command goes on") from None
         for name, value in values.items():
             self._board.add_scalar(name, value, iteration)
 
@@ -37,9 +42,11 @@ class Metrics:
         self._board.add_image("synthetic", image, iteration, dataformats="HW" if image.ndim == 2 else "HWC")
 
     def close(self) -> None:
-        """Flushes both."""
-        self._file.close()
-        self._board.close()
+        """Flushes both, as far as there is room."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._board.close()
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
