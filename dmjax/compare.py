@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from dmjax.common import files, plots
 from dmjax.common.errors import UserError, near_misses
 from dmjax.common.progress import progress_bar
 from dmjax.config import ALL_GROUPS, AugmentConfig, Config, Count, Range
-from dmjax.evaluation.judge import judge_whole
+from dmjax.evaluation.judge import Accuracy, judge_whole
 from dmjax.evaluation.scores import scores
 from dmjax.methods import Method
 from dmjax.run import study
@@ -52,34 +52,6 @@ class CompareConfig(Config):
     """Learning rates of the synthetic images likewise, where --optimizer.learning-rate does not suit all."""
     json: Path | None = None
     """Write the rows to this file as well."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One method at one size, over all its runs that have succeeded.
-
-    Attributes:
-      method: Its name.
-      ipc: Images per class; None for the whole set.
-      values: Test accuracies of all networks of all runs.
-      seconds: Mean over runs of the time to make a set, training a network for it included and compilation and
-        evaluation left out; for the whole set, that of training and testing one network.
-      runs: How many there are.
-    """
-
-    method: str
-    ipc: int | None
-    values: tuple[float, ...]
-    seconds: float
-    runs: int
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.values))
-
-    @property
-    def std(self) -> float:
-        return float(np.std(self.values))
 
 
 class Comparison:
@@ -143,10 +115,10 @@ class Comparison:
             made = self.study.cell(f"{cell}/condense", dict)
             yield result and made and {**result, "making": made["condense_seconds"]}
 
-    def settings(self, row: Row) -> list[str]:
+    def settings(self, name: str, ipc: int | None, runs: int) -> list[str]:
         """How the settings of a row differ from the papers', as `name value`."""
-        base, method = self.study.config, self.methods[row.method]
-        own = experiment.resolve(base if row.ipc is None else self.config(row.method, row.ipc))
+        base, method = self.study.config, self.methods[name]
+        own = experiment.resolve(base if ipc is None else self.config(name, ipc))
         without_flip = self.study.dataset.name in _DIGITS
         strategy = ALL_GROUPS.replace("flip_", "") if without_flip else ALL_GROUPS
         papers = Config(method=type(own.method)(), ipc=own.ipc, data=own.data, augment=AugmentConfig(strategy=strategy))
@@ -154,39 +126,48 @@ class Comparison:
         if self._network(own) == self._network(papers):  # however it is written
             papers = dataclasses.replace(papers, network=own.network)
         matters = {"network", "augment", "evaluation", *(["pretrained"] if method.uses_trained_networks() else [])}
-        own_fields = fields.flatten(own.method) if row.ipc is not None else {}
-        ignored = {*_NO_MATTER, "evaluation.epochs" if row.ipc is None else "evaluation.whole_epochs"}
+        own_fields = fields.flatten(own.method) if ipc is not None else {}
+        ignored = {*_NO_MATTER, "evaluation.epochs" if ipc is None else "evaluation.whole_epochs"}
         reference = {**fields.flatten(papers), "evaluation.whole_epochs": None}  # the papers do not say
         differing = [
-            f"{name} {_shown(value)}"
-            for name, value in fields.flatten(own).items()
-            if (name.partition(".")[0] in matters or name in own_fields)
-            and name not in ignored
-            and value != reference[name]
+            f"{field} {_shown(value)}"
+            for field, value in fields.flatten(own).items()
+            if (field.partition(".")[0] in matters or field in own_fields)
+            and field not in ignored
+            and value != reference[field]
         ]
         size = [] if own.data.image_size is None else [f"data.image_size {own.data.image_size}"]
-        return [*size, *differing, *([f"runs {row.runs}"] if row.runs != _PAPERS_RUNS else [])]
+        return [*size, *differing, *([f"runs {runs}"] if runs != _PAPERS_RUNS else [])]
 
     def _network(self, config: Config) -> Any:
         dataset = self.study.dataset
         return networks.create(config.network, dataset.num_classes, dataset.image_shape)
 
-    def report(self, row: Row, rows: Sequence[Row]) -> dict[str, Any]:
-        """A row as JSON values, with the published accuracy and the scores that can be had."""
+    def rows(self, found: Mapping[tuple[str, int | None], Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """The rows of the table, as JSON values, from the results of all runs that have succeeded.
+
+        `seconds` is the mean over runs of the time to make a set, training a network for it included, compilation and
+        evaluation left out; for the whole set, that of training and testing one network.
+        """
+        rows = [self._row(name, size, results) for (name, size), results in found.items() if results]
         bounds = {name: method.bound for name, method in self.methods.items() if method.bound}
-        means = {(bounds.get(other.method), other.ipc): other.mean for other in rows}
-        found = scores(row.mean, means.get(("lower", row.ipc)), means.get(("upper", None)))
+        means = {(bounds.get(row["method"]), row["ipc"]): row["mean"] for row in rows}
+        for row in rows:
+            ipc = row["ipc"]
+            fair = scores(row["mean"], means.get(("lower", ipc)), means.get(("upper", None)))._asdict()
+            row |= {name: score for name, score in fair.items() if score is not None and ipc is not None}
+            row["settings"] = self.settings(row["method"], ipc, row["runs"])
+        return rows
+
+    def _row(self, name: str, ipc: int | None, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        accuracy = Accuracy.of(value for result in results for value in result["values"]).to_dict()
         return {
-            "method": row.method,
-            "ipc": row.ipc,
-            "mean": row.mean,
-            "std": row.std,
-            "runs": row.runs,
-            "values": list(row.values),
-            "seconds": row.seconds,
-            "published": _published(self.methods[row.method], self.study.dataset.name, row.ipc),
-            **{name: score for name, score in found._asdict().items() if score is not None and row.ipc is not None},
-            "settings": self.settings(row),
+            "method": name,
+            "ipc": ipc,
+            **{key: accuracy[key] for key in ("mean", "std", "values")},
+            "runs": len(results),
+            "seconds": float(np.mean([result["making"] for result in results])),
+            "published": _published(self.methods[name], self.study.dataset.name, ipc),
         }
 
 
@@ -211,12 +192,11 @@ def _main(arguments: list[str]) -> None:
                 for result in compare.measure(name, size):
                     found[name, size] += [result] if result is not None else []
                     bar.update()
-        rows = [_row(name, size, results) for (name, size), results in found.items() if results]
-        report = [compare.report(row, rows) for row in rows]
+        rows = compare.rows(found)
         if varied.json is not None:
-            files.write_json(varied.json, {"rows": report})
+            files.write_json(varied.json, {"rows": rows})
         _plot(opened.folder / "comparison.png", rows, opened.dataset.name)
-        opened.finish({"rows": report}, _table(report))
+        opened.finish({"rows": rows}, _table(rows))
 
 
 def _chosen(given: Sequence[tuple[str, Any]], name: str, ipc: int) -> Any:
@@ -238,11 +218,6 @@ def _published(method: Method, dataset: str, ipc: int | None) -> float | None:
 
 _NO_MATTER = ("evaluation.every", "evaluation.random_real", "evaluation.whole_dataset", "pretrained.path")
 """Fields that do not change an accuracy."""
-
-
-def _row(method: str, ipc: int | None, results: list[dict[str, Any]]) -> Row:
-    values = tuple(value for result in results for value in result["values"])
-    return Row(method, ipc, values, float(np.mean([result["making"] for result in results])), len(results))
 
 
 def _shown(value: Any) -> str:
@@ -281,24 +256,22 @@ def _size(row: dict[str, Any]) -> str:
     return "all" if row["ipc"] is None else str(row["ipc"])
 
 
-def _plot(path: Path, rows: list[Row], dataset: str) -> None:
+def _plot(path: Path, rows: Sequence[dict[str, Any]], dataset: str) -> None:
     """Accuracy against images per class, and against the seconds that a set took (Figure 4)."""
     by_size: dict[str, list[tuple[float, float, float, str]]] = {}
     by_seconds: dict[str, list[tuple[float, float, float, str]]] = {}
-    for row in sorted((row for row in rows if row.ipc is not None), key=lambda row: row.ipc or 0):
-        mean, std = 100 * row.mean, 100 * row.std
-        by_size.setdefault(row.method, []).append((row.ipc or 0, mean, std, ""))
-        by_seconds.setdefault(row.method, []).append((row.seconds, mean, std, str(row.ipc)))
-    whole = next((row for row in rows if row.ipc is None), None)
+    sets = sorted((row for row in rows if row["ipc"] is not None), key=lambda row: row["ipc"])
+    for row in sets:
+        name, mean, std = row["method"], 100 * row["mean"], 100 * row["std"]
+        by_size.setdefault(name, []).append((row["ipc"], mean, std, ""))
+        by_seconds.setdefault(name, []).append((row["seconds"], mean, std, str(row["ipc"])))
     path.unlink(missing_ok=True)  # a picture of other rows
-    if by_size:
-        if whole is not None:
-            sizes = sorted({row.ipc for row in rows if row.ipc is not None})
-            by_size[whole.method] = [(size, 100 * whole.mean, 100 * whole.std, "") for size in sizes]
-        panels = [
-            ("images per class", by_size),
-            ("seconds to make a set (at each point: images per class)", by_seconds),
-        ]
+    if sets:
+        for whole in (row for row in rows if row["ipc"] is None):
+            line = [(row["ipc"], 100 * whole["mean"], 100 * whole["std"], "") for row in sets]
+            by_size[whole["method"]] = sorted(set(line))
+        seconds = "seconds to make a set (at each point: images per class)"
+        panels = [("images per class", by_size), (seconds, by_seconds)]
         plots.curves(path, [("test accuracy (%)", x, lines) for x, lines in panels], dataset)
 
 

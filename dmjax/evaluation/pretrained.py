@@ -1,8 +1,8 @@
-"""Networks trained on the whole training set: trained once, with states kept along the way, and shared by runs.
+"""Networks trained on the whole training set: trained once, saved at several steps, and shared by runs.
 
 A folder holds `about.json` (what they were trained on, and how) and for every network a folder with `states.json`, the
 list of its states, each of which is a file of its own. A file counts once it is in the list, so that a training that is
-killed goes on from the last state in it.
+killed resumes from the last state in it.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ def states(config: Config, dataset: Dataset) -> list[list[State]]:
 
     Raises:
       UserError: the folder holds networks that were trained otherwise, or is damaged.
-      signals.Interrupted: the states so far are kept.
+      signals.Interrupted: the states so far are saved.
     """
     about = _about(config, dataset)
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
@@ -239,8 +239,8 @@ def _held_out(config: Config, dataset: Dataset) -> int:
 def _split(config: Config, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of the training images, class by class, that are held out and that are not."""
     order = np.random.default_rng(config.pretrained.seed).permutation(int(dataset.counts.sum()))
-    held, kept = np.split(order, [_held_out(config, dataset)])
-    return held, kept
+    held_out, trained_on = np.split(order, [_held_out(config, dataset)])
+    return held_out, trained_on
 
 
 def trained_on(config: Config, dataset: Dataset) -> np.ndarray:
@@ -250,25 +250,25 @@ def trained_on(config: Config, dataset: Dataset) -> np.ndarray:
 
 
 def _steps(config: Config, dataset: Dataset) -> list[int]:
-    """The steps whose states are kept."""
+    """The steps whose states are saved."""
     images = int(dataset.counts.sum()) - _held_out(config, dataset)
     recipe = training.make_recipe(config.evaluation, config.augment)
     return milestones(training.make_plan(recipe, images, config.pretrained.epochs).total, config.pretrained.states)
 
 
 class _Task:
-    """What is needed to train networks: the images on the device, and the steps whose states are kept."""
+    """What is needed to train networks: the images on the device, and the steps whose states are saved."""
 
     def __init__(self, config: Config, dataset: Dataset):
         self.config = config
         images, labels = dataset.flat()
-        held, kept = _split(config, dataset)
-        self.kept, self.images = kept, len(labels)
-        self.examples = jax.device_put(Examples(images[kept], labels[kept], dataset.mean, dataset.std))
-        self.validation = training.test_examples(images[held], labels[held], dataset.mean, dataset.std)
+        held_out, chosen = _split(config, dataset)
+        self.chosen, self.images = chosen, len(labels)
+        self.examples = jax.device_put(Examples(images[chosen], labels[chosen], dataset.mean, dataset.std))
+        self.validation = training.test_examples(images[held_out], labels[held_out], dataset.mean, dataset.std)
         self.network = networks.create(config.network, dataset.num_classes, dataset.image_shape)
         self.recipe = training.make_recipe(config.evaluation, config.augment)
-        self.plan = training.make_plan(self.recipe, len(kept), config.pretrained.epochs)
+        self.plan = training.make_plan(self.recipe, len(chosen), config.pretrained.epochs)
         self.steps = _steps(config, dataset)
 
     def train(self, index: int, place: Path, known: list[State]) -> list[State]:
@@ -286,7 +286,7 @@ class _Task:
                 accuracy = training.accuracy(self.network, state.variables, self.validation)
                 on_host = jax.device_get(state)
                 seconds = before + time.perf_counter() - compilation.seconds() - start
-                known = [*known, _keep(place, on_host, accuracy, self._forgotten(on_host), seconds)]
+                known = [*known, _save(place, on_host, accuracy, self._forgotten(on_host), seconds)]
                 bar.set_postfix(accuracy=f"{100 * accuracy:.1f}%")
         (place / f"{self.steps[-1]}.training").unlink(missing_ok=True)
         return known
@@ -294,30 +294,30 @@ class _Task:
     def _forgotten(self, state: TrainState) -> np.ndarray:
         """By the number of the image in the whole training set."""
         forgotten = np.full(self.images, -1, np.int32)
-        forgotten[self.kept] = state.forgotten
+        forgotten[self.chosen] = state.forgotten
         return forgotten
 
 
 def milestones(total: int, states: int) -> list[int]:
-    """The steps whose states are kept: 0, and `states` more whose distance grows; fewer where there are fewer steps."""
+    """The steps whose states are saved: 0, and `states` more whose distance grows; fewer where steps are fewer."""
     wanted = [round(total * (k / states) ** 2) for k in range(states + 1)]
     return sorted(set(wanted))
 
 
-def _keep(place: Path, state: TrainState, accuracy: float, forgotten: np.ndarray, seconds: float) -> State:
+def _save(place: Path, state: TrainState, accuracy: float, forgotten: np.ndarray, seconds: float) -> State:
     """Writes a state, and what training goes on from; then the list that makes them count."""
     content = serialization.to_bytes({"variables": state.variables, "forgotten": forgotten})
     step, whole = int(state.step), serialization.to_bytes(state)
-    kept = State(place / f"{step}.msgpack", step, accuracy, hashlib.sha256(content).hexdigest(), seconds)
-    files.write_bytes(kept.path, content)
+    saved = State(place / f"{step}.msgpack", step, accuracy, hashlib.sha256(content).hexdigest(), seconds)
+    files.write_bytes(saved.path, content)
     files.write_bytes(place / f"{step}.training", whole)
     known = _listed(place).states
-    listed = [{**entry._asdict(), "file": entry.path.name} for entry in [*known, kept]]
+    listed = [{**entry._asdict(), "file": entry.path.name} for entry in [*known, saved]]
     entries = [{name: value for name, value in entry.items() if name != "path"} for entry in listed]
     files.write_json(place / "states.json", {"states": entries, "training": hashlib.sha256(whole).hexdigest()})
     for old in known:
         (place / f"{old.step}.training").unlink(missing_ok=True)
-    return kept
+    return saved
 
 
 def _resume(place: Path, step: int, template: TrainState) -> TrainState:

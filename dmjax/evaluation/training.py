@@ -214,9 +214,10 @@ def step(
     gradients, (new_variables, correct) = _gradient(
         jax.grad(loss, has_aux=True), params, batch_args, "batch_stats" in state.variables
     )
-    kept = jnp.where(state.step == drop, 0.0, recipe.momentum)
+    momentum_factor = jnp.where(state.step == drop, 0.0, recipe.momentum)
     rate = jnp.where(state.step >= drop, 0.1, 1.0) * recipe.learning_rate
-    momentum = jax.tree.map(lambda m, g, p: kept * m + g + recipe.weight_decay * p, state.momentum, gradients, params)
+    decay = recipe.weight_decay
+    momentum = jax.tree.map(lambda m, g, p: momentum_factor * m + g + decay * p, state.momentum, gradients, params)
     params = jax.tree.map(lambda p, m: p - rate * m, params, momentum)
     place = jnp.where(weights > 0, chosen, n)  # what pads a batch is dropped
     unlearned = (state.correct[chosen] & ~correct).astype(jnp.int32)

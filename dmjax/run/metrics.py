@@ -21,9 +21,9 @@ class Metrics:
         from tensorboardX import SummaryWriter
 
         path = workdir / "metrics.jsonl"
-        kept = [entry for entry in _read(path) if entry["iteration"] <= iteration]
-        self.evaluated = {entry["iteration"] for entry in kept if "accuracy_mean" in entry}
-        files.write_bytes(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+        entries = [entry for entry in _read(path) if entry["iteration"] <= iteration]
+        self.evaluated = {entry["iteration"] for entry in entries if "accuracy_mean" in entry}
+        files.write_bytes(path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
         self._file = path.open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=iteration + 1)
 

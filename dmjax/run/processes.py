@@ -170,13 +170,18 @@ def together(function: Callable[[], T]) -> T:
     return result
 
 
-def agree(what: str, value: Any) -> None:
-    """Raises a `UserError` in all processes where what they pass in does not print alike."""
+def agree(name: str, value: Any) -> None:
+    """Raises a `UserError` in all processes where the values that they pass in do not print alike.
+
+    Args:
+      name: What the value is, for the message.
+      value: A value, or a dict of them.
+    """
     text = repr(sorted(value.items()) if isinstance(value, dict) else value)
     all_digests = from_all(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8))
     differing = np.flatnonzero((all_digests != all_digests[0]).any(axis=1))
     if len(differing):
-        raise UserError(f"process {differing[0]} has another {what} than process 0: start all with the same command")
+        raise UserError(f"process {differing[0]} has another {name} than process 0: start all with the same command")
 
 
 def stop() -> None:

@@ -162,9 +162,9 @@ class Record:
             return self._workdir.describe(self.config, self._dataset)
         return describe(self.config, self._dataset) if processes.is_first() else {}
 
-    def _fail(self, what: str) -> None:
+    def _fail(self, reason: str) -> None:
         rate = getattr(getattr(self.config.method, "optimizer", None), "learning_rate", None)
         remedy = f"lower --optimizer.learning-rate (now {rate:g})" if rate else "change the settings of the method"
         self.failure = NonFiniteLoss(
-            f"{what} (seed {self.config.seed}); {remedy} and choose another --workdir; the last good state is saved"
+            f"{reason} (seed {self.config.seed}); {remedy} and choose another --workdir; the last good state is saved"
         )

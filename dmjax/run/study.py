@@ -1,4 +1,6 @@
-"""A study: many runs in one folder, one file a measurement. What is there is kept, what fails does not stop the rest.
+"""A study: many runs in one folder, with one file for each measurement.
+
+A measurement that is there is not made again, and one that fails does not stop the others.
 
 `experiments/` has those of the paper; each adds to the configuration of a run what it varies, and reads
 
