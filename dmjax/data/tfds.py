@@ -83,11 +83,15 @@ def _builder(tfds: Any, name: str, data_dir: Path) -> Any:
 
 
 def _read(builder: Any, split: str, **options: Any) -> Iterator[dict[str, Any]]:
+    number = 0
     try:
-        yield from builder.as_data_source(split, **options)
+        for number, example in enumerate(builder.as_data_source(split, **options), start=1):
+            yield example
     except (RuntimeError, ValueError, IndexError, OSError) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"split {split} in {builder.data_path} is damaged: {reason}; prepare it again") from None
+        raise UserError(
+            f"image {number} of split {split} in {builder.data_path} cannot be read: {reason}; prepare it again"
+        ) from None
 
 
 def _image_shape(declared, source, config: DataConfig) -> tuple[int, int, int]:

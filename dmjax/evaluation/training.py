@@ -207,7 +207,8 @@ def step(
     def loss(params, images, labels, weights):
         variables = {**state.variables, "params": params}
         logits, new = network.apply(variables, images, train=True, weights=weights, mutable=["batch_stats"])
-        return (_cross_entropy(logits, labels) * weights).sum(), (new, logits.argmax(axis=-1) == _hard(labels))
+        correct = logits.argmax(axis=-1) == _hard(labels)
+        return (_cross_entropy(logits, labels) * weights).sum(), (new, correct)
 
     params = state.variables["params"]
     batch_args = images, examples.labels[chosen], weights / weights.sum()
