@@ -85,8 +85,9 @@ def _builder(tfds: Any, name: str, data_dir: Path) -> Any:
 def _read(builder: Any, split: str, **options: Any) -> Iterator[dict[str, Any]]:
     number = 0
     try:
-        for number, example in enumerate(builder.as_data_source(split, **options), start=1):
+        for example in builder.as_data_source(split, **options):
             yield example
+            number += 1
     except (RuntimeError, ValueError, IndexError, OSError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(

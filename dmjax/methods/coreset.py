@@ -58,7 +58,7 @@ class Random(Coreset):
     """Random real images of every class."""
 
     name: ClassVar[str] = "random"
-    # From Table 1 of Zhao & Bilen 2023; MNIST's at 1 and 50 are as the literature repeats them.
+    # From Table 1 of Zhao & Bilen 2023; FashionMNIST, and MNIST at 1 and 50, as later papers repeat them.
     published: ClassVar[Any] = {
         "mnist": (64.9, 95.1, 97.9),
         "fashion_mnist": (51.4, 73.8, 82.5),
@@ -83,7 +83,7 @@ class Herding(Coreset):
     """Images whose running mean stays closest to the mean of the class (Welling 2009; Rebuffi et al. 2017)."""
 
     name: ClassVar[str] = "herding"
-    # From Table 1 of Zhao & Bilen 2023; MNIST's at 1 and 50 are as the literature repeats them.
+    # From Table 1 of Zhao & Bilen 2023; FashionMNIST, and MNIST at 1 and 50, as later papers repeat them.
     published: ClassVar[Any] = {
         "mnist": (89.2, 93.7, 94.8),
         "fashion_mnist": (67.0, 71.1, 71.9),
@@ -102,7 +102,7 @@ class KCenter(Coreset):
     """The image nearest the class mean, then those farthest from their nearest centre (Sener & Savarese 2018)."""
 
     name: ClassVar[str] = "kcenter"
-    # From Table 1 of Zhao & Bilen 2023, as later papers repeat it.
+    # As later papers repeat them.
     published: ClassVar[Any] = {
         "fashion_mnist": (66.9, 54.7, 68.3),
         "cifar10": (21.5, 14.7, 27.0),
@@ -119,7 +119,7 @@ class Forgetting(Coreset):
     """The images that a network unlearned most often while it was trained (Toneva et al. 2019)."""
 
     name: ClassVar[str] = "forgetting"
-    # From Table 1 of Zhao & Bilen 2023.
+    # From Table 1 of Zhao & Bilen 2023; FashionMNIST and SVHN as the authors' repository and later papers have them.
     published: ClassVar[Any] = {
         "mnist": (35.5, 68.1, 88.2),
         "cifar10": (13.5, 23.3, 23.3),

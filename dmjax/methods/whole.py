@@ -11,7 +11,7 @@ class Whole(Method):
     """All training images, by --evaluation.whole-epochs passes over them."""
 
     name: ClassVar[str] = "whole"
-    # From Table 1 of Zhao & Bilen 2023.
+    # From Table 1 of Zhao & Bilen 2023; FashionMNIST and SVHN as the authors' repository and later papers have them.
     published: ClassVar[Any] = {
         "mnist": (99.6, 99.6, 99.6),
         "fashion_mnist": (93.5, 93.5, 93.5),

@@ -85,7 +85,7 @@ class Record:
     def _open(self, first: RunState) -> tuple[RunState, Clock]:
         if self._workdir is None:
             return first, Clock()
-        assert self._about  # the first thing that is written: what cannot work has failed by now
+        self._workdir.describe(self.config, self._dataset)  # written first: what cannot work has failed by now
         self._checkpoints = Checkpoints(self._workdir.checkpoints, self.config.checkpoint.keep)
         restored = self._checkpoints.restore(first)
         state, notes = restored or (first, {})
