@@ -1,6 +1,7 @@
 """The one type that every data source returns, and how pixels become network inputs."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -91,6 +92,10 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """A digest of all that the data set holds."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.class_names, self.images.shape, self.test_images.shape)).encode())
         for c, n in enumerate(self.counts):
             digest.update(np.int32(n).tobytes() + np.ascontiguousarray(self.images[c, :n]).data)
