@@ -303,7 +303,7 @@ def test_every_method_says_what_it_is():
 def test_arguments_are_split_by_the_flags_they_belong_to():
     arguments = ["--a", "1", "2", "--b-c=3", "--d", "--a.e", "-1"]
     assert cli.split(arguments, {"a", "b_c"}) == (["--a", "1", "2", "--b-c=3"], ["--d", "--a.e", "-1"])
-    assert cli.values(arguments, "a") == ["1", "2"]
+    assert cli.values_of(arguments, "a") == ["1", "2"]
     assert cli.take(["--x", "1", "--y=2"], "--y") == ("2", ["--x", "1"])
     with pytest.raises(UserError, match="--x takes one value"):
         cli.take(["--x", "1", "2"], "--x")

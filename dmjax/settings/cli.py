@@ -9,14 +9,14 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from dmjax import methods
 from dmjax.common import signals
-from dmjax.common.errors import UserError, near_misses
+from dmjax.common.errors import UserError
+from dmjax.settings import values
 from dmjax.settings.fields import flatten
 
 T = TypeVar("T")
@@ -64,11 +64,11 @@ def take(arguments: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
     taken, rest = split(arguments, {_name(flag)})
     if not taken:
         return None, rest
-    values = [taken[0].partition("=")[2]] if "=" in taken[0] else taken[1:]
-    if len(values) != 1 or not values[0]:
+    given = [taken[0].partition("=")[2]] if "=" in taken[0] else taken[1:]
+    if len(given) != 1 or not given[0]:
         empty = "is given an empty value: is a variable of the shell not set?"
-        raise UserError(f"{flag} {empty if values == [''] else 'takes one value'}")
-    return values[0], rest
+        raise UserError(f"{flag} {empty if given == [''] else 'takes one value'}")
+    return given[0], rest
 
 
 def split(arguments: Sequence[str], names: set[str]) -> tuple[list[str], list[str]]:
@@ -83,10 +83,10 @@ def split(arguments: Sequence[str], names: set[str]) -> tuple[list[str], list[st
     return mine, others
 
 
-def values(arguments: Sequence[str], name: str) -> list[str] | None:
+def values_of(arguments: Sequence[str], name: str) -> list[str] | None:
     """The values of the flag of a field; None where it is not given."""
     mine, _ = split(arguments, {name})
-    found = [value for value in mine if not value.startswith("--")]
+    found = [a.partition("=")[2] if a.startswith("--") else a for a in mine if "=" in a or not a.startswith("--")]
     if mine and not found:
         raise UserError(f"--{name.replace('_', '-')} takes at least one value")
     return found if mine else None
@@ -175,7 +175,7 @@ def _tyro(default: T, arguments: Sequence[str], prog: str, description: str) -> 
                 args=arguments,
                 default=start,
                 config=(tyro.conf.FlagConversionOff,),
-                registry=_registry(),
+                registry=values.registry(),
             )
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -223,73 +223,6 @@ def _one_line(box: str) -> str:
     text = "; ".join(" ".join(section) for section in sections if section)
     text = re.sub(r"(; )?(Argument helptext:.*|For full helptext, (run|see) .*)$", "", text)
     return text[:1].lower() + text[1:] + " (--help lists all flags)"
-
-
-def _registry() -> tyro.constructors.ConstructorRegistry:
-    """How single values are written: None only where nothing is given, true and false in any case."""
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.primitive_rule
-    def scalar(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-        hints = [info.type]
-        if typing.get_origin(info.type) in (typing.Union, types.UnionType):
-            hints = [hint for hint in typing.get_args(info.type) if hint is not type(None)]
-        kinds = [typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint for hint in hints]
-        words = [word for kind in kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind)]
-        plain = [kind for kind in kinds if typing.get_origin(kind) is not Literal]
-        if len(plain) > 1 or not set(plain) <= set(_SCALARS):
-            return None  # tuples and the like are tyro's
-        choices = [f"{{{','.join(map(str, words))}}}"] if words else []
-        metavar = "|".join([*(_SCALARS[kind][0] for kind in plain), *choices])
-
-        def parse_word(values: list[str]) -> Any:
-            [value] = values
-            if value in words:
-                return value
-            for kind in plain:
-                return _SCALARS[kind][1](value)
-            raise ValueError(f"{value!r} is not one of {', '.join(map(str, words))}; {near_misses(value, words)}")
-
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1,
-            metavar=metavar,
-            instance_from_str=parse_word,
-            is_instance=lambda value: True,
-            str_from_instance=lambda value: [str(value).lower() if isinstance(value, bool) else str(value)],
-        )
-
-    return registry
-
-
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a whole number") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a number") from None
-
-
-def _truth(text: str) -> bool:
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if text.lower() not in words:
-        raise ValueError(f"{text!r} is neither true nor false")
-    return words[text.lower()]
-
-
-_SCALARS: dict[Any, tuple[str, Callable[[str], Any]]] = {
-    int: ("INT", _whole_number),
-    float: ("FLOAT", _number),
-    str: ("TEXT", str),
-    Path: ("PATH", Path),
-    bool: ("{true,false}", _truth),
-}
-"""How a type is shown in --help, and read."""
 
 
 class _CallableModule(types.ModuleType):
