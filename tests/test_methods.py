@@ -182,6 +182,7 @@ def test_an_own_method_beside_the_built_in_ones(tmp_path):
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["random", OWN]
     assert {"iterations 4", "bandwidth 2.0"} <= {s.replace("bandwidth 2", "bandwidth 2.0") for s in rows[1]["settings"]}
+    assert compare._published(methods.create(OWN), "mnist", 1) is None  # those of dm are not its own
     assert rows[1]["improvement_over_random"] == pytest.approx(rows[1]["mean"] - rows[0]["mean"])
 
 

@@ -1,5 +1,6 @@
 """Progress: a bar in a terminal and in a notebook, and a line now and then in the log of a cluster job."""
 
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -28,7 +29,8 @@ class _Lines:
         self._last = time.monotonic()
 
     def write(self, text: str) -> None:
-        text, now = text.replace("\r", "").rstrip(), time.monotonic()
+        now = time.monotonic()
+        text = re.sub(r"(\.\d)\d+/", r"\1/", text.replace("\r", "").rstrip())  # a network and a half is enough
         if text and now - self._last >= _SECONDS_BETWEEN_LINES:
             sys.stderr.write(f"{text}\n")
             self._last = now
