@@ -89,9 +89,10 @@ def make_folder(tmp_path):
 def run_command():
     """Runs `python -m MODULE ARGS` in a process of its own."""
 
-    def start(module: str, *args, devices=1, **options) -> subprocess.Popen:
+    def start(module: str, *args, devices=1, optimised=False, **options) -> subprocess.Popen:
+        flags = f"--xla_force_host_platform_device_count={devices}"
         environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FAST}",
+            "XLA_FLAGS": flags if optimised else f"{flags} {FAST}",
             "JAX_COMPILATION_CACHE_DIR": str(COMPILED),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "PYTHONPATH": str(ROOT),

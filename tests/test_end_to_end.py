@@ -11,7 +11,7 @@ def test_tiny_beats_random_by_ten_points_in_ninety_seconds(run_command, tmp_path
     import time
 
     start = time.monotonic()
-    done = run_command("dmjax.condense", "--config", "experiments/tiny.py", "--workdir", tmp_path)
+    done = run_command("dmjax.condense", "--config", "experiments/tiny.py", "--workdir", tmp_path, optimised=True)
     seconds = time.monotonic() - start
     assert done.returncode == 0, done.stderr
     accuracy = json.loads((tmp_path / "results.json").read_text())["accuracy"]
@@ -32,6 +32,7 @@ def test_mnist_reaches_what_the_authors_code_reaches(run_command, shared, tmp_pa
         *("--ipc", 1, "--batch-real", 64, "--iterations", 300),
         *("--evaluation.epochs", 300, "--evaluation.networks", 3),
         timeout=1200,
+        optimised=True,
     )
     assert done.returncode == 0, done.stderr
     accuracy = json.loads((tmp_path / "run" / "results.json").read_text())["accuracy"]
