@@ -61,10 +61,11 @@ def _main(arguments: list[str]) -> None:
 
 
 def _check(config: BenchmarkConfig) -> None:
-    for name, there in (("devices", jax.device_count()), ("blocks", 10_000), ("seconds", 86_400)):
-        value = getattr(config, name)
-        if value is not None and value > there:
-            raise UserError(f"{name} must be at most {there}, not {value}")
+    for name, most in (("blocks", 10_000), ("seconds", 86_400)):
+        if getattr(config, name) > most:
+            raise UserError(f"{name} must be at most {most}, not {getattr(config, name)}")
+    if config.devices is not None and config.devices > jax.device_count():  # asked last: it starts the backend
+        raise UserError(f"devices must be at most {jax.device_count()}, not {config.devices}")
     if config.profile is not None and config.profile.exists() and not config.profile.is_dir():
         raise UserError(f"--profile {config.profile} is a file; name a folder")
     if config.network.name != "ConvNet":
