@@ -89,20 +89,47 @@ def test_every_epoch_shows_every_image_once_in_a_new_order():
 
 
 def test_batch_norm_ignores_the_padding_of_the_last_batch(rng):
-    """6 images in batches of 4: the running mean is that of a batch of 4 and then one of the 2 others."""
+    """6 images in batches of 4: the running statistics are those of a batch of 4 and then one of the 2 others."""
     examples = examples_of(rng, n=6)
     network = networks.create(NetworkConfig(width=4, depth=1, norm="batch"), 3, (8, 8, 1))
     recipe = training.Recipe(1e-12, 0.0, 0.0, 4, NONE)  # the parameters stay as they are drawn
     variables = training.train(network, recipe, jax.random.key(0), examples, 1)
-    running = np.asarray(variables["batch_stats"]["norm0"]["norm"]["mean"])
+    running = np.concatenate([variables["batch_stats"]["norm0"]["norm"][name] for name in ("mean", "var")])
     conv = variables["params"]["conv0"]["conv"]
     before = Conv(4, padding=3).apply({"params": {"conv": conv}}, (examples.images - 0.5) / 0.25)
-    means = np.asarray(before).mean(axis=(1, 2))
+    before = np.asarray(before)
     candidates = []
     for first in itertools.combinations(range(6), 4):
-        second = [i for i in range(6) if i not in first]
-        candidates.append(0.9 * 0.1 * means[list(first)].mean(0) + 0.1 * means[second].mean(0))
+        statistics = np.repeat([0.0, 1.0], 4)  # four channels start at mean 0 and variance 1
+        for batch in (list(first), [i for i in range(6) if i not in first]):
+            pixels = before[batch].reshape(-1, 4)
+            statistics = 0.9 * statistics + 0.1 * np.concatenate([pixels.mean(0), pixels.var(0, ddof=1)])
+        candidates.append(statistics)
     assert np.abs(np.array(candidates) - running).max(axis=1).min() < 1e-6
+
+
+@pytest.mark.parametrize("images", [3, 5])
+def test_running_variances_are_torchs_where_few_pixels_are_left(torch, rng, images):
+    """The last convolution sees 2x2 pixels, so that n H W / (n H W - 1), by which variances grow, is far from 1."""
+    import torch_networks
+
+    network = networks.create(NetworkConfig(name="AlexNetBN"), 3, (8, 8, 3))
+    x = rng.uniform(size=(images, 8, 8, 3)).astype(np.float32)
+    labels = rng.integers(0, 3, images).astype(np.int32)
+    examples = training.Examples(x, labels, np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32))
+    recipe = training.Recipe(1e-12, 0.0, 0.0, 256, NONE)  # the parameters stay as they are drawn
+    variables = training.train(network, recipe, jax.random.key(0), examples, epochs=3)
+
+    oracle = torch_networks.load(torch_networks.create("AlexNet", "batch", 3, (8, 8, 3)), variables["params"]).train()
+    for module in oracle.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()  # which making the oracle has changed
+    for _ in range(3):
+        oracle(torch.tensor((x - 0.5) / 0.25).permute(0, 3, 1, 2))
+    for name, norm in variables["batch_stats"].items():
+        expected = getattr(oracle, name)
+        np.testing.assert_allclose(norm["norm"]["var"], expected.running_var, rtol=1e-4)
+        np.testing.assert_allclose(norm["norm"]["mean"], expected.running_mean, rtol=1e-3, atol=1e-5)
 
 
 def test_accuracy_counts_all_images_of_an_uneven_test_set(rng):

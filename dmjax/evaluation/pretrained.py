@@ -153,7 +153,7 @@ def _about(config: Config, dataset: Dataset) -> dict[str, Any]:
     settings = dataclasses.asdict(config.pretrained)
     source = {"source": custom.digest(config.network.name)} if ":" in config.network.name else {}
     return {
-        "format": 2,  # of the files
+        "format": 3,  # of the files and of the recipe: 2 had other variances in batch norm
         "data set": {"name": dataset.name, "fingerprint": dataset.fingerprint()},
         "network": {**dataclasses.asdict(config.network), **source},
         "recipe": {**recipe._asdict(), "augment": dataclasses.asdict(recipe.augment)},

@@ -204,14 +204,17 @@ def step(
     draws = augment.sample_each(jax.random.fold_in(augment_key, state.step), recipe.augment, images.shape[1:], batch)
     images = augment.apply_each(draws, images)
 
+    count = weights.sum()
+
     def loss(params, images, labels, weights):
         variables = {**state.variables, "params": params}
+        # Batch norm counts images by these weights, so that they are 0 or 1 and do not sum to 1.
         logits, new = network.apply(variables, images, train=True, weights=weights, mutable=["batch_stats"])
         correct = logits.argmax(axis=-1) == _hard(labels)
-        return (_cross_entropy(logits, labels) * weights).sum(), (new, correct)
+        return (_cross_entropy(logits, labels) * (weights / count)).sum(), (new, correct)
 
     params = state.variables["params"]
-    batch_args = images, examples.labels[chosen], weights / weights.sum()
+    batch_args = images, examples.labels[chosen], weights
     gradients, (new_variables, correct) = _gradient(
         jax.grad(loss, has_aux=True), params, batch_args, "batch_stats" in state.variables
     )
