@@ -16,6 +16,8 @@ FAST = [
     ("LeNet", "none", (32, 32, 3)),
     ("AlexNet", "none", (28, 28, 1)),
     ("AlexNet", "batch", (32, 32, 3)),
+    ("AlexCifarNet", "none", (32, 32, 3)),
+    ("AlexCifarNet", "none", (28, 28, 1)),
 ]
 # The gradients of deep networks take half a minute each to compile: by default only what they compute is compared.
 DEEP = [

@@ -77,6 +77,21 @@ class AlexNet(Oracle):
         return flat(x)
 
 
+class AlexCifarNet(Oracle):
+    def build(self, channels):
+        self.conv0 = nn.Conv2d(channels, 64, 5, padding=2)
+        self.conv1 = nn.Conv2d(64, 64, 5, padding=2)
+        side = [-(-s // 4) for s in self.shape[:2]]
+        self.linear0 = nn.Linear(64 * side[0] * side[1], 384)
+        self.linear1 = nn.Linear(384, 192)
+
+    def embed(self, x):
+        normalised = lambda x: F.local_response_norm(x, 4, alpha=0.001 / 9, beta=0.75, k=1)  # noqa: E731
+        x = normalised(F.max_pool2d(F.relu(self.conv0(x)), 3, 2, 1))
+        x = F.max_pool2d(normalised(F.relu(self.conv1(x))), 3, 2, 1)
+        return F.relu(self.linear1(F.relu(self.linear0(flat(x)))))
+
+
 class VGG(Oracle):
     name = "VGG11"
 
@@ -145,7 +160,14 @@ def create(family, kind, classes, shape):
     """The oracle of a family."""
     if family in VGG_STAGES:
         return type(family, (VGG,), {"name": family})(kind, classes, shape)
-    made = {"MLP": MLP, "LeNet": LeNet, "AlexNet": AlexNet, "ResNet18": ResNet18, "ResNet18_AP": ResNet18AP}
+    made = {
+        "MLP": MLP,
+        "LeNet": LeNet,
+        "AlexNet": AlexNet,
+        "AlexCifarNet": AlexCifarNet,
+        "ResNet18": ResNet18,
+        "ResNet18_AP": ResNet18AP,
+    }
     return made[family](kind, classes, shape)
 
 

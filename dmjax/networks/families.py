@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from dmjax.common.errors import UserError, near_misses
 from dmjax.config import NetworkConfig
 from dmjax.networks import convnet
+from dmjax.networks.alexcifarnet import AlexCifarNet
 from dmjax.networks.alexnet import AlexNet
 from dmjax.networks.base import Network
 from dmjax.networks.lenet import LeNet
@@ -46,6 +47,7 @@ FAMILIES: dict[str, Family] = {
     "MLP": Family(MLP, {}),
     "LeNet": Family(LeNet, {}, (16, 12), rates=(1.0, 20.0)),
     "AlexNet": Family(AlexNet, {"norm": "none"}, (8, 4), rates=(0.02, 200.0)),
+    "AlexCifarNet": Family(AlexCifarNet, {}, (4, 4)),
     **{
         name: Family(functools.partial(VGG, stages=STAGES[name]), _INSTANCE, (32, 28), rates=(0.002, 5e5))
         for name in STAGES
