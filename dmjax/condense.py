@@ -22,6 +22,7 @@ from dmjax.data import Dataset, sampling, synthetic_set
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation.judge import Accuracy, judge, judge_random_real, judge_whole
 from dmjax.run import loop, processes, report
+from dmjax.run.own_evaluation import judge_own
 from dmjax.run.record import Result
 from dmjax.run.workdir import Workdir, check_layout
 from dmjax.settings import cli, experiment
@@ -143,6 +144,8 @@ def _judge(config: Config, dataset: Dataset, workdir: Workdir, made: Result | No
     if made is not None:
         set_file = partial / "synthetic.json"
         accuracies["synthetic"] = judge(config, dataset, made.synthetic, "synthetic images", set_file)
+        own = judge_own(config, dataset, made.synthetic, partial / "own.json")
+        accuracies |= {} if own is None else {"own": own}
         if config.evaluation.random_real:
             random_file, factor = partial / "random_real.json", made.synthetic.factor
             accuracies["random_real"] = judge_random_real(config, dataset, config.ipc, random_file, factor)

@@ -77,6 +77,10 @@ class DataConfig:
     """Resize (shorter side) and centre-crop every image to this many pixels."""
     skip_unreadable: bool = False
     """Count and leave out images that cannot be decoded instead of stopping at the first."""
+    zca: bool = False
+    """Whiten the images by ZCA, fitted on the training images; pictures are shown as they were before."""
+    zca_regularization: Annotated[float, Range(0)] = 0.1
+    """Added to the eigenvalues of the covariance, in units of their mean."""
     cache: Path | None = None
     """Where decoded folders, tars and TFDS sets are kept (default: $XDG_CACHE_HOME/dmjax, or ~/.cache/dmjax)."""
 
@@ -86,7 +90,8 @@ class NetworkConfig:
     """The network that embeds images when condensing, and that is trained when evaluating."""
 
     name: str = "ConvNet"
-    """ConvNet, MLP, LeNet, AlexNet, VGG11, ResNet18, ResNet18_AP, a short name such as ConvNetD4BN, or module:Class."""
+    """ConvNet, MLP, LeNet, AlexNet, AlexCifarNet, VGG11, ResNet18, ResNet18_AP, a short name such as ConvNetD4BN, or
+    module:Class."""
     width: Count | None = None
     """Of a ConvNet: channels of every block (128)."""
     depth: Count | None = None
@@ -232,6 +237,8 @@ class EvaluateConfig:
     """The method that made the set, whose authors' evaluation applies where nothing else is given."""
     synthetic: Path | None = None
     """The synthetic.npz to evaluate; data, network and recipe are those of its run unless given."""
+    own: bool = False
+    """Judge the set in the way that its method learned it for, where it has one (dd, ld, kip)."""
     pool: Literal["cross", "mixed", "width", "depth", "activation", "pooling", "norm"] | None = None
     """Train all networks of a pool instead: several families, or ConvNets that differ in one option."""
     random_real: Count | None = None

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dmjax import networks
+from dmjax import methods, networks
 from dmjax.common import compilation, files
 from dmjax.common.errors import UserError, near_misses
 from dmjax.config import AugmentConfig, Config, EvaluateConfig, EvaluationConfig, NetworkConfig
@@ -25,6 +25,7 @@ from dmjax.data import Dataset, sampling
 from dmjax.data import load as load_dataset
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation.judge import Accuracy, judge, judge_random_real
+from dmjax.run.own_evaluation import judge_own
 from dmjax.settings import cli, experiment, fields
 from dmjax.settings.check import check
 
@@ -39,6 +40,7 @@ def evaluate(
     progress: bool = True,
     description: str = "evaluating",
     resume_file: Path | None = None,
+    own: bool = False,
     **evaluation: Any,
 ) -> Accuracy:
     """Trains networks on a synthetic set and tests them on the data set's test images.
@@ -53,6 +55,7 @@ def evaluate(
       progress: Show a progress bar.
       description: The text of the progress bar.
       resume_file: As for `dmjax.evaluation.judge.judge`.
+      own: Judge the set in the way that its method learned it for, such as kernel regression for `KIP`.
       **evaluation: Fields of `EvaluationConfig`, such as networks=3 and epochs=300; by default those of the run.
     """
     synthetic = synthetic if isinstance(synthetic, SyntheticSet) else SyntheticSet.load(synthetic)
@@ -68,6 +71,8 @@ def evaluate(
     config = dataclasses.replace(experiment.resolve(config), seed=seed, progress=progress)
     dataset = dataset or load_dataset(config.data, progress)
     _compare_data(synthetic, dataset)
+    if own:
+        return _own(config, dataset, synthetic, resume_file)
     return judge(config, dataset, synthetic, description, resume_file)
 
 
@@ -95,6 +100,15 @@ def _trusted(network: NetworkConfig) -> NetworkConfig:
             "it with --network.name (in Python network=NetworkConfig(name=...)) to import it, or name another one"
         )
     return network
+
+
+def _own(
+    config: Config | EvaluateConfig, dataset: Dataset, synthetic: SyntheticSet, resume_file: Path | None = None
+) -> Accuracy:
+    accuracy = judge_own(config, dataset, synthetic, resume_file)
+    if accuracy is None:
+        raise UserError(f"{methods.identifier(config.method)} has no evaluation of its own; leave out own")
+    return accuracy
 
 
 def _compare_data(synthetic: SyntheticSet, dataset: Dataset) -> None:
@@ -130,6 +144,8 @@ def _main(arguments: list[str]) -> None:
         _trusted(config.network)
     if (synthetic is None) == (config.random_real is None):
         raise UserError("give either --synthetic FILE.npz or --random-real IMAGES_PER_CLASS")
+    if config.own and (synthetic is None or config.method.own_evaluation is None):
+        raise UserError("--own needs a --synthetic set of a method that has an evaluation of its own")
     if config.json is not None:
         files.check_writable(config.json)
     dataset = load_dataset(config.data, config.progress)
@@ -145,7 +161,8 @@ def _main(arguments: list[str]) -> None:
         sampling.check_enough(dataset, config.random_real, "lower --random-real")
     what = str(path) if synthetic is not None else f"{config.random_real} random real images per class"
     recipe = config.evaluation
-    print(f"{what}: test accuracy on {dataset.name}, {recipe.networks} networks each, {recipe.epochs} epochs\n")
+    how = f"by {config.method.own_evaluation}" if config.own else f"{recipe.epochs} epochs"
+    print(f"{what}: test accuracy on {dataset.name}, {recipe.networks} networks each, {how}\n")
     print("| network | accuracy | seconds | of them compiling |\n|---|---|---|---|", flush=True)
     report: dict[str, Any] = {"dataset": dataset.name, "set": what, "networks": {}, "seconds": 0.0}
     for name, network in chosen.items():
@@ -172,6 +189,8 @@ def _measure(config: EvaluateConfig, synthetic: SyntheticSet | None, dataset: Da
     if synthetic is None:
         assert config.random_real is not None
         return judge_random_real(config, dataset, config.random_real)
+    if config.own:
+        return _own(config, dataset, synthetic)
     return judge(config, dataset, synthetic, name)
 
 

@@ -78,7 +78,7 @@ def test_what_a_method_decides_is_decided_for_the_network_that_is_trained(small,
     monkeypatch.setattr(
         training, "train", lambda network, recipe, key, examples, epochs, *_: seen.append((recipe, epochs))
     )
-    monkeypatch.setattr(training, "accuracy", lambda *_: 0.5)
+    monkeypatch.setattr(training, "test", lambda *_: training.Tested(0.5, 1.0))
     dc = experiment.resolve(Config(method="dc", network=NetworkConfig(width=4, depth=1)))
     made = dataclasses.replace(small, metadata={"config": fields.to_dict(dc)})
     settings = {"networks": 1, "progress": False}

@@ -146,6 +146,25 @@ def test_accuracy_counts_all_images_of_an_uneven_test_set(rng):
     )
 
 
+def test_top_five_counts_the_images_whose_class_is_among_the_five_best(rng):
+    n, classes = 300, 12
+    scores = rng.normal(size=(n, classes)).astype(np.float32)
+    shown = rng.integers(0, classes, n).astype(np.int32)
+    images = np.zeros((n, 4, 4, 1), np.uint8)
+    images[np.arange(n), 0, 0, 0], images[np.arange(n), 0, 1, 0] = np.arange(n) % 200, np.arange(n) // 200
+    zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+    examples = training.test_examples(images, shown, zero, one)
+
+    def of_images(x):
+        number = jnp.round(x[:, 0, 0, 0] * 255) + 200 * jnp.round(x[:, 0, 1, 0] * 255)
+        return jnp.asarray(scores)[jnp.minimum(number.astype(jnp.int32), n - 1)]
+
+    found = training.tested(training.count_correct(of_images, examples))
+    best = np.argsort(-scores, axis=1)[:, :5]
+    assert found.accuracy == pytest.approx((best[:, 0] == shown).mean())
+    assert found.top5 == pytest.approx((best == shown[:, None]).any(axis=1).mean())
+
+
 def test_training_is_a_function_of_its_key_and_does_not_recompile(rng):
     examples = examples_of(rng)
     network = networks.create(NetworkConfig(width=4, depth=1), 3, (8, 8, 1))

@@ -35,6 +35,6 @@ def load(config: DataConfig, progress: bool = True) -> Dataset:
                 f"--data.{name.replace('_', '-')} is for the source {' and '.join(sources)}, not for {config.source}; "
                 f"leave it out, or give --data.source {_likely_source(config)} too"
             )
-    if config.source in ("digits", "npz"):
-        return importlib.import_module(f"dmjax.data.{config.source}").load(config)
-    return importlib.import_module(f"dmjax.data.{config.source}").load(config, progress)
+    source = importlib.import_module(f"dmjax.data.{config.source}")
+    dataset = source.load(config) if config.source in ("digits", "npz") else source.load(config, progress)
+    return dataset.whitened(config.zca_regularization) if config.zca else dataset

@@ -33,12 +33,14 @@ class Dataset:
       name: What it is called in results.
       class_names: C names.
       images: uint8 [C, N, H, W, D], the training images class by class; only the first `counts[c]` of class c are
-        images, the rest is padding.
+        images, the rest is padding. float32 where they are whitened.
       counts: int32 [C].
-      test_images: uint8 [T, H, W, D].
+      test_images: uint8 [T, H, W, D], or float32 likewise.
       test_labels: int32 [T].
-      mean: float32 [D], of pixels / 255.
-      std: float32 [D], of pixels / 255.
+      mean: float32 [D], of pixels / 255; 0 where the images are whitened.
+      std: float32 [D], of pixels / 255; 1 where the images are whitened.
+      whitening: How the images were whitened (`dmjax.data.whitening`); None where they were not.
+      derived_from: Stands for the digest of a data set that was computed from another one.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Dataset:
     test_labels: np.ndarray
     mean: np.ndarray
     std: np.ndarray
+    whitening: Any = None
+    derived_from: str | None = None
 
     @property
     def num_classes(self) -> int:
@@ -92,7 +96,13 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """A digest of all that the data set holds."""
-        return self._fingerprint
+        return self.derived_from or self._fingerprint
+
+    def whitened(self, regularization: float = 0.1) -> "Dataset":
+        """The data set with ZCA-whitened images; see `dmjax.data.whitening`."""
+        from dmjax.data.whitening import whiten
+
+        return whiten(self, regularization)
 
     @functools.cached_property
     def _fingerprint(self) -> str:

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from dmjax.common import files
 from dmjax.common.errors import UserError
 from dmjax.data import factor as factors
 from dmjax.data.npz import read_npz
+from dmjax.data.whitening import Whitening
 
 _FORMAT = 2  # of the file; 1, which does not say so, has hard labels and the factor 1
 _KEYS = ("images", "labels", "mean", "std", "class_names", "metadata")
+_WHITENING, _EXTRA = "whitening_", "extra_"  # what the names of further arrays begin with
 _PICTURE_COLUMNS = 50  # images of a class that a picture shows at most
 
 
@@ -27,13 +29,16 @@ class SyntheticSet:
     """A small labelled set of images.
 
     Attributes:
-      images: float32 [n, H, W, D] in units of real pixels / 255: neither clipped nor normalised.
+      images: float32 [n, H, W, D] in units of real pixels / 255: neither clipped nor normalised. Whitened where
+        `whitening` is given.
       labels: int32 [n], the class of each image; or soft labels float32 [n, C], whose rows sum to 1.
       mean: float32 [D], by which networks expect the images normalised.
       std: float32 [D].
       class_names: C names.
       metadata: Plain JSON values: the configuration of the run, and what it ran on.
       factor: Every image unpacks into factor^2 images with its label (`dmjax.data.factor`).
+      whitening: How the images were whitened (`dmjax.data.whitening`); None where they were not.
+      extra: Further arrays that the method which made the set needs to use it in its own way, such as step sizes.
     """
 
     images: np.ndarray
@@ -43,6 +48,8 @@ class SyntheticSet:
     class_names: tuple[str, ...]
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
     factor: int = 1
+    whitening: Whitening | None = None
+    extra: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def ipc(self) -> int:
@@ -65,6 +72,7 @@ class SyntheticSet:
     def digest(self) -> str:
         """Tells the set from others: 16 digits of a hash of its images, labels, mean and standard deviation."""
         arrays = (self.images, self.labels, self.mean, self.std, *([np.int32(self.factor)] if self.factor > 1 else []))
+        arrays += tuple(self._further().values())
         return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
@@ -80,8 +88,18 @@ class SyntheticSet:
             metadata=np.array(json.dumps(self.metadata)),
             factor=np.int32(self.factor),
             format=np.int32(_FORMAT),
+            **self._further(),
         )
         files.write_bytes(Path(path), buffer.getvalue())
+
+    def _further(self) -> dict[str, np.ndarray]:
+        """What most sets do not have, by the names of the arrays in the file."""
+        whitening = self.whitening
+        fields = [] if whitening is None else [field.name for field in dataclasses.fields(whitening)]
+        return {
+            **{f"{_WHITENING}{name}": getattr(whitening, name) for name in fields},
+            **{f"{_EXTRA}{name}": np.asarray(array) for name, array in sorted(self.extra.items())},
+        }
 
     @classmethod
     def load(cls, path: str | Path) -> "SyntheticSet":
@@ -118,11 +136,17 @@ class SyntheticSet:
             raise UserError(f"{path}: metadata is not JSON: {str(error) or type(error).__name__}") from None
         if not isinstance(metadata, dict):
             raise UserError(f"{path}: metadata must be a JSON object")
-        return cls(images, labels, mean, std, names, metadata, factor)
+        extra = {name.removeprefix(_EXTRA): array for name, array in arrays.items() if name.startswith(_EXTRA)}
+        for name, array in extra.items():
+            if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+                raise UserError(f"{path}: {name} must be finite numbers")
+        whitening = _checked_whitening(path, arrays, images.shape[1:])
+        return cls(images, labels, mean, std, names, metadata, factor, whitening, extra)
 
     def pixels(self) -> np.ndarray:
-        """The images as uint8, clipped to what a screen can show."""
-        return np.round(np.clip(self.images, 0, 1) * 255).astype(np.uint8)
+        """The images as uint8, clipped to what a screen can show; whitening is undone."""
+        images = self.images if self.whitening is None else self.whitening.undo(self.images)
+        return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
     def export(self, folder: str | Path) -> int:
         """Writes FOLDER/CLASS/NNNN.png, the layout of an ImageFolder, as networks are trained on it: unpacked.
@@ -188,6 +212,8 @@ def from_pixels(
     metadata: dict[str, Any] | None = None,
     labels: np.ndarray | None = None,
     factor: int = 1,
+    whitening: Whitening | None = None,
+    extra: Mapping[str, np.ndarray] | None = None,
 ) -> SyntheticSet:
     """Makes a set of the images of every class.
 
@@ -199,6 +225,8 @@ def from_pixels(
       metadata: Plain JSON values.
       labels: Soft labels float32 [C, M, C]; by default the label of an image is its class.
       factor: Every image unpacks into factor^2 images.
+      whitening: How the images were whitened.
+      extra: As for `SyntheticSet`.
     """
     unit = pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
     if labels is None:
@@ -206,7 +234,7 @@ def from_pixels(
     else:
         labels = np.asarray(labels, np.float32).reshape(-1, len(class_names))
     unit = unit.reshape(-1, *pixels.shape[2:])
-    return SyntheticSet(unit, labels, mean, std, tuple(class_names), metadata or {}, factor)
+    return SyntheticSet(unit, labels, mean, std, tuple(class_names), metadata or {}, factor, whitening, extra or {})
 
 
 def _checked_labels(path: str | Path, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -223,6 +251,20 @@ def _checked_labels(path: str | Path, labels: np.ndarray, classes: int) -> np.nd
     if not (labels >= 0).all() or np.abs(labels.sum(axis=1) - 1).max() > 1e-3:
         raise UserError(f"{path}: soft labels must be at least 0 and sum to 1 for every image")
     return labels.astype(np.float32)
+
+
+def _checked_whitening(path: str | Path, arrays: Mapping[str, np.ndarray], shape: Sequence[int]) -> Whitening | None:
+    """The whitening that a file holds; None where it holds none."""
+    found = {name.removeprefix(_WHITENING): array for name, array in arrays.items() if name.startswith(_WHITENING)}
+    if not found:
+        return None
+    channels, size = shape[-1:], int(np.prod(shape))
+    wanted = {"mean": tuple(channels), "std": tuple(channels), "centre": (size,), "matrix": (size, size)}
+    for name, expected in wanted.items():
+        array = found.get(name)
+        if array is None or array.shape != expected or array.dtype != np.float32 or not np.isfinite(array).all():
+            raise UserError(f"{path}: the whitening needs a finite float32 array {name} {list(expected)}")
+    return Whitening(**{name: found[name] for name in wanted})
 
 
 def _whole_number(path: str | Path, name: str, array: np.ndarray) -> int:

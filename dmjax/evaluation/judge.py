@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,9 @@ from dmjax.data.factor import pack
 from dmjax.data.sampling import random_images
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation import training
-from dmjax.evaluation.training import Examples, Recipe
+from dmjax.evaluation.training import Examples, Tested
+
+_CLASSES_FOR_TOP5 = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,25 +34,33 @@ class Accuracy:
       std: The population standard deviation over networks.
       values: The accuracy of each network.
       training_seconds: Seconds to train and test all networks, over all starts, without compilation.
+      top5: The top-5 accuracy of each network; empty for data sets of fewer than 50 classes.
     """
 
     mean: float
     std: float
     values: tuple[float, ...]
     training_seconds: float = 0.0
+    top5: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, values: Iterable[float], seconds: float = 0.0) -> "Accuracy":
+    def of(cls, values: Iterable[float], seconds: float = 0.0, top5: Iterable[float] = ()) -> "Accuracy":
         """Summarises the accuracies of single networks."""
         values = tuple(values)
-        return cls(float(np.mean(values)), float(np.std(values)), values, seconds)
+        return cls(float(np.mean(values)), float(np.std(values)), values, seconds, tuple(top5))
 
     def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} +- {100 * self.std:.1f} %"
+        top5 = f", top-5 {_percent(self.top5)}" if self.top5 else ""
+        return f"{_percent(self.values)}{top5}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**dataclasses.asdict(self), "values": list(self.values)}
+        """Plain JSON values; those of `top5` only where they were measured."""
+        values = {**dataclasses.asdict(self), "values": list(self.values), "top5": list(self.top5)}
+        return values if self.top5 else {name: value for name, value in values.items() if name != "top5"}
+
+
+def _percent(values: Sequence[float]) -> str:
+    return f"{100 * np.mean(values):.1f} +- {100 * np.std(values):.1f} %"
 
 
 class Settings(Protocol):
@@ -87,9 +97,8 @@ def judge(
     """
     check_fits(synthetic, dataset)
     moments = synthetic.mean, synthetic.std
-    sets = [_place(synthetic)] * settings.evaluation.networks
-    content = synthetic.digest() if resume_file else ""
-    return _judge(settings, dataset, moments, sets, _epochs(settings), description, content, resume_file)
+    placed, content = _place(synthetic), synthetic.digest() if resume_file else ""
+    return _judge(settings, dataset, moments, lambda i: placed, _epochs(settings), description, content, resume_file)
 
 
 def judge_random_real(
@@ -103,21 +112,22 @@ def judge_random_real(
     keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 2), settings.evaluation.networks)
     moments, names = (dataset.mean, dataset.std), dataset.class_names
 
-    def draw(key: jax.Array) -> SyntheticSet:
-        classes = random_images(dataset, ipc * factor**2, key)
+    def draw(i: int) -> Examples:
+        classes = random_images(dataset, ipc * factor**2, keys[i])
         packed = np.stack([pack(images, factor) for images in classes])
-        return synthetic_set.from_pixels(packed, *moments, names, factor=factor)
+        return _place(synthetic_set.from_pixels(packed, *moments, names, factor=factor))
 
-    sets, content = (_place(draw(key)) for key in keys), f"{ipc}" + (f" of factor {factor}" if factor > 1 else "")
-    return _judge(settings, dataset, moments, sets, _epochs(settings), "random real images", content, resume_file)
+    content = f"{ipc}" + (f" of factor {factor}" if factor > 1 else "")
+    return _judge(settings, dataset, moments, draw, _epochs(settings), "random real images", content, resume_file)
 
 
 def judge_whole(settings: Settings, dataset: Dataset, resume_file: Path | None = None) -> Accuracy:
     """Does the same for the whole training set, which gives the upper bound."""
     moments = dataset.mean, dataset.std
-    whole = _place(SyntheticSet(*dataset.flat(), *moments, dataset.class_names))
-    sets, epochs = [whole] * settings.evaluation.networks, settings.evaluation.whole_epochs
-    return _judge(settings, dataset, moments, sets, epochs, "whole training set", "all", resume_file)
+    images, labels = dataset.flat()
+    whole = jax.device_put(Examples(images, labels, *moments))
+    epochs = settings.evaluation.whole_epochs
+    return _judge(settings, dataset, moments, lambda i: whole, epochs, "whole training set", "all", resume_file)
 
 
 def check_fits(synthetic: SyntheticSet, dataset: Dataset) -> None:
@@ -127,6 +137,9 @@ def check_fits(synthetic: SyntheticSet, dataset: Dataset) -> None:
             f"the synthetic images are {synthetic.images.shape[1:]}, those of data set {dataset.name!r} "
             f"{dataset.image_shape}; name the data set it was made from with --data.source and --data.path"
         )
+    if (synthetic.whitening is None) != (dataset.whitening is None):
+        known = "is whitened, the data are not" if dataset.whitening is None else "is not whitened, the data are"
+        raise UserError(f"the synthetic set {known}; --data.zca says which of the two the data are")
     if synthetic.class_names != dataset.class_names:
         raise UserError(
             f"the synthetic set has {_classes(synthetic)}, data set {dataset.name!r} has {_classes(dataset)}; "
@@ -152,37 +165,64 @@ def _judge(
     settings: Settings,
     dataset: Dataset,
     moments: tuple[np.ndarray, np.ndarray],
-    sets: Iterable[Examples],
+    set_of: Callable[[int], Examples],
     epochs: int,
     description: str,
     content: str,
     resume_file: Path | None,
 ) -> Accuracy:
-    """Trains one network on every set, all with the same compiled programs; `content` tells the sets from others."""
+    """Trains network i on `set_of(i)`, all with the same compiled programs; `content` tells the sets from others."""
     test = training.test_examples(dataset.test_images, dataset.test_labels, *moments)
     network = networks.create(settings.network, dataset.num_classes, dataset.image_shape)
     recipe = training.make_recipe(settings.evaluation, settings.augment)
     key = jax.random.fold_in(jax.random.key(settings.seed), 3)  # 0 and 1 belong to condensing, 2 to random real images
+
+    def train_and_test(i: int, on_progress: Callable[[float], None]) -> Tested:
+        examples = set_of(i)
+        total = epochs * -(-len(examples.labels) // min(recipe.batch_size, len(examples.labels)))
+        each = lambda steps: on_progress(steps / total)  # noqa: E731
+        variables = training.train(network, recipe, jax.random.fold_in(key, i), examples, epochs, each)
+        return training.test(network, variables, test)
+
+    about = (settings.network, recipe, epochs, content)
+    return measure_each(settings, dataset, train_and_test, about, description, resume_file)
+
+
+def measure_each(
+    settings: Settings,
+    dataset: Dataset,
+    measure: Callable[[int, Callable[[float], None]], Tested],
+    about: Any,
+    description: str,
+    resume_file: Path | None,
+) -> Accuracy:
+    """Measures `settings.evaluation.networks` networks one after the other.
+
+    Args:
+      settings: How many, the seed, and whether progress is shown.
+      dataset: The real data.
+      measure: Trains and tests network i, and calls its second argument with the fraction of the work done since.
+      about: All that the accuracies depend on besides data and seed, as something whose `repr` tells it from others.
+      description: The text of the progress bar.
+      resume_file: As for `judge`.
+    """
+    measured, total = [], settings.evaluation.networks
     digest = ""
     if resume_file is not None:
-        digest = _digest(settings.network, recipe, epochs, settings.seed, dataset.fingerprint(), content)
-    measured = _read_measured(resume_file, digest)[: settings.evaluation.networks]
-    total = settings.evaluation.networks
+        digest = _digest(about, settings.seed, dataset.fingerprint())
+        measured = _read_measured(resume_file, digest)[:total]
     with progress_bar(None, description, settings.progress, total, initial=len(measured)) as bar:
-        for i, examples in enumerate(sets):
-            if i < len(measured):
-                continue
+        for i in range(len(measured), total):
             start, compiled = time.perf_counter(), compilation.seconds()
-            on_progress = _fraction_of_one(bar, len(examples.labels), recipe, epochs)
-            variables = training.train(network, recipe, jax.random.fold_in(key, i), examples, epochs, on_progress)
-            accuracy = training.accuracy(network, variables, test)
+            result = measure(i, bar.update)
             seconds = time.perf_counter() - start - (compilation.seconds() - compiled)
-            measured.append({"accuracy": accuracy, "seconds": seconds})
+            measured.append({**result._asdict(), "seconds": seconds})
             if resume_file is not None:
                 files.write_json(resume_file, {"digest": digest, "networks": measured})
             bar.n = i + 1
             bar.set_postfix(accuracy=f"{100 * np.mean([entry['accuracy'] for entry in measured]):.1f}%")
-    return Accuracy.of((entry["accuracy"] for entry in measured), sum(entry["seconds"] for entry in measured))
+    top5 = [entry["top5"] for entry in measured] if dataset.num_classes >= _CLASSES_FOR_TOP5 else []
+    return Accuracy.of([entry["accuracy"] for entry in measured], sum(entry["seconds"] for entry in measured), top5)
 
 
 def _digest(*parts: Any) -> str:
@@ -191,16 +231,11 @@ def _digest(*parts: Any) -> str:
 
 
 def _read_measured(path: Path | None, digest: str) -> list[dict[str, float]]:
-    """Accuracy and seconds of the networks that were measured; none where the file is of another evaluation."""
+    """The results of the networks that were measured; none where the file is of another evaluation."""
     try:
         stored = files.read_json(path) if path is not None else None
         if stored is None or stored["digest"] != digest:
             return []
-        return [{name: float(entry[name]) for name in ("accuracy", "seconds")} for entry in stored["networks"]]
+        return [{name: float(entry[name]) for name in ("accuracy", "top5", "seconds")} for entry in stored["networks"]]
     except (UserError, TypeError, KeyError, ValueError):
         return []
-
-
-def _fraction_of_one(bar: Any, n: int, recipe: Recipe, epochs: int) -> Callable[[int], None]:
-    total = epochs * -(-n // min(recipe.batch_size, n))
-    return lambda steps: bar.update(steps / total)

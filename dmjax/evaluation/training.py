@@ -281,18 +281,57 @@ def _features(network, variables, images, mean, std):
     return network.apply(variables, normalize(images, mean, std), train=False, method="embed").astype(jnp.float32)
 
 
+class Tested(NamedTuple):
+    """How well one network, or another classifier, does on the test images.
+
+    Attributes:
+      accuracy: Fraction of the images whose class has the highest score.
+      top5: Fraction of the images whose class is among the five with the highest scores.
+    """
+
+    accuracy: float
+    top5: float
+
+
 def accuracy(network: nn.Module, variables: Any, examples: Examples) -> float:
     """Fraction of the `test_examples` that the network classifies correctly."""
-    correct, total = jax.device_get(_count(network, variables, examples))
-    return float(correct) / float(total)
+    return test(network, variables, examples).accuracy
+
+
+def test(network: nn.Module, variables: Any, examples: Examples) -> Tested:
+    """Tests a network on `test_examples`."""
+    return tested(_count(network, variables, examples))
+
+
+def tested(counts: tuple[jax.Array, jax.Array]) -> Tested:
+    """Fractions from what `count_correct` returns."""
+    correct, total = jax.device_get(counts)
+    return Tested(*(float(n) / float(total) for n in correct))
 
 
 @functools.partial(jax.jit, static_argnames=("network",))
 def _count(network, variables, examples):
+    return count_correct(lambda images: network.apply(variables, images), examples)
+
+
+def count_correct(scores: Callable[[jax.Array], jax.Array], examples: Examples) -> tuple[jax.Array, jax.Array]:
+    """Counts what a classifier gets right among `test_examples`, a batch at a time, for use inside compiled code.
+
+    Args:
+      scores: Normalised images [n, H, W, D] -> scores [n, C], such as logits.
+      examples: The test images.
+
+    Returns:
+      int32 [2], the images that are right by the highest score and by the five highest, and how many images there are.
+    """
+
     def body(correct, batch):
         images, labels = batch
-        logits = network.apply(variables, normalize(images, examples.mean, examples.std))
-        return correct + (logits.argmax(axis=-1) == labels).sum(), None
+        given = scores(normalize(images, examples.mean, examples.std))
+        of_class = jnp.take_along_axis(given, jnp.maximum(labels, 0)[:, None], axis=1)
+        better = (given > of_class).sum(axis=1)
+        right = jnp.stack([given.argmax(axis=-1) == labels, (better < 5) & (labels >= 0)])
+        return correct + right.sum(axis=1), None
 
     batches = jax.tree.map(lambda x: x.reshape(-1, _TEST_BATCH, *x.shape[1:]), (examples.images, examples.labels))
-    return jax.lax.scan(body, jnp.int32(0), batches)[0], (examples.labels >= 0).sum()
+    return jax.lax.scan(body, jnp.zeros(2, jnp.int32), batches)[0], (examples.labels >= 0).sum()

@@ -14,16 +14,19 @@ devices nor interruptions change it; what differs between classes is to be deriv
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dmjax.config import Config
 from dmjax.data import Dataset, sampling
+from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation.pretrained import TrainedNetworks
+from dmjax.evaluation.training import Examples, Tested
 
 CLASSES, DEVICES = "classes", "devices"
 """Names of the mapped axes: classes of one device under `vmap`, and devices."""
@@ -64,11 +67,13 @@ class Condensed(NamedTuple):
       images: [C, M, H, W, D], float32 in units of pixels / 255 or uint8 pixels.
       labels: Soft labels float32 [C, M, C]; None where the label of an image is its class.
       factor: Every image unpacks into factor^2 training images (`dmjax.data.factor`).
+      extra: Further arrays that `Method.test` needs, by name.
     """
 
     images: np.ndarray
     labels: np.ndarray | None = None
     factor: int = 1
+    extra: Mapping[str, np.ndarray] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +119,16 @@ class Method:
       inner_loop: Whether an iteration trains a network, so that it takes seconds: one is compiled into a dispatch.
       makes_set: False for a method that makes no set but is judged on the whole training set.
       bound: Which bound of accuracy the method is, if any: scores compare with "lower" and "upper".
+      published_note: What the published figures were measured with, where that is not a network trained on the set.
+      own_evaluation: What `test` does, in a few words; None for a method that has none.
+      own_evaluation_is_random: Whether its result depends on the key, so that it is repeated.
     """
 
     name: ClassVar[str]
     published: ClassVar[Mapping[str, tuple[float | None, float | None, float | None]]] = {}
+    published_note: ClassVar[str | None] = None
+    own_evaluation: ClassVar[str | None] = None
+    own_evaluation_is_random: ClassVar[bool] = True
     iterations: ClassVar[int] = 0
     state_axes: ClassVar[Any] = 0
     statistics_axes: ClassVar[tuple[str, ...]] = ()
@@ -165,6 +176,20 @@ class Method:
         """Returns the set that a state stands for. It is called on the host, for pictures along the way too."""
         raise TypeError(f"{type(self).__name__} has no finish(problem, state)")
 
+    def test(self, problem: Problem, synthetic: SyntheticSet, examples: Examples, key: jax.Array) -> Tested:
+        """Tests a set in the way that the method learned it for, such as by its own few training steps.
+
+        It is measured beside the accuracy of networks that are trained on the set like on any other, as often as there
+        are networks to evaluate.
+
+        Args:
+          problem: What the set was made for.
+          synthetic: The set, with what `finish` returned in `extra`.
+          examples: The test images (`dmjax.evaluation.training.test_examples`).
+          key: Of this network's initialisation.
+        """
+        raise TypeError(f"{type(self).__name__} has no test(problem, synthetic, examples, key)")
+
     def forward_passes(self, config: Config, num_classes: int, real: int) -> float | None:
         """How many images an iteration passes forward through the network, where a gradient counts as two passes more.
 
@@ -193,6 +218,25 @@ def real_batch(key: jax.Array, images: jax.Array, count: jax.Array, batch: int) 
     size = images.shape[0]
     indices, weights = sampling.without_replacement(key, count, size, min(batch, size))
     return images[indices], weights
+
+
+def in_chunks(function: Callable, arrays: Sequence[jax.Array], chunk: int | None) -> Any:
+    """Stacks [parts, ...] what a function gives for chunks of arrays [n, ...], such as images and their weights.
+
+    Only one chunk has its activations in memory: for a gradient they are computed again. The last one is padded with
+    zeros: what pads has weight 0. Without a chunk there is one part.
+    """
+    n = len(arrays[0])
+    if chunk is None or chunk >= n:
+        return jax.tree.map(lambda leaf: leaf[None], function(*arrays))
+    parts = -(-n // chunk)
+    size = -(-n // parts)  # as even as possible, so that little is padded
+
+    def split(x: jax.Array) -> jax.Array:
+        padded = jnp.pad(x, [(0, parts * size - n)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(parts, size, *x.shape[1:])
+
+    return jax.lax.map(jax.checkpoint(lambda part: function(*part)), [split(x) for x in arrays])
 
 
 def map_classes(function: Callable, at_once: int | None, *args: Any) -> Any:

@@ -13,7 +13,7 @@ from dmjax.common.errors import UserError
 from dmjax.config import Config, Fraction
 from dmjax.data import augment, normalize
 from dmjax.evaluation import pretrained
-from dmjax.methods.base import CLASSES, DEVICES, Chunks, ClassData, Problem, map_classes, real_batch
+from dmjax.methods.base import CLASSES, DEVICES, Chunks, ClassData, Problem, in_chunks, map_classes, real_batch
 from dmjax.methods.images import ImageState, LearnedImages
 
 Embed = Callable[[jax.Array, jax.Array], jax.Array]
@@ -149,30 +149,13 @@ def mean_embedding(embed: Embed, images: jax.Array, weights: jax.Array, chunk: i
     same where `embed` treats every image on its own, which batch norm does not.
     """
     total = jnp.maximum(weights.sum(), 1)
-    return in_chunks(lambda *part: _weighted_sum(embed, *part), images, weights, chunk).sum(axis=0) / total
+    return in_chunks(lambda *part: _weighted_sum(embed, *part), (images, weights), chunk).sum(axis=0) / total
 
 
 def features(embed: Embed, images: jax.Array, weights: jax.Array, chunk: int | None) -> jax.Array:
     """Features float32 [n, F] of images [n, H, W, D], computed in chunks as for `mean_embedding`."""
-    parts = in_chunks(lambda *part: embed(*part).astype(jnp.float32), images, weights, chunk)
+    parts = in_chunks(lambda *part: embed(*part).astype(jnp.float32), (images, weights), chunk)
     return parts.reshape(-1, parts.shape[-1])[: len(images)]
-
-
-def in_chunks(function: Callable, images: jax.Array, weights: jax.Array, chunk: int | None) -> jax.Array:
-    """Stacks [parts, ...] what `function(images, weights)` gives for chunks of images [n, H, W, D] and weights [n].
-
-    Only one chunk has its activations in memory: for a gradient they are computed again. The last one is padded with
-    images of weight 0. Without a chunk there is one part.
-    """
-    n = len(images)
-    if chunk is None or chunk >= n:
-        return function(images, weights)[None]
-    parts = -(-n // chunk)
-    size = -(-n // parts)  # as even as possible, so that little is padded
-    images = jnp.pad(images, [(0, parts * size - n)] + [(0, 0)] * 3)
-    weights = jnp.pad(weights, (0, parts * size - n))
-    split = jax.tree.map(lambda x: x.reshape(parts, size, *x.shape[1:]), (images, weights))
-    return jax.lax.map(jax.checkpoint(lambda part: function(*part)), split)
 
 
 def _weighted_sum(embed: Embed, images: jax.Array, weights: jax.Array) -> jax.Array:

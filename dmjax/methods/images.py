@@ -1,10 +1,10 @@
 """What methods share that learn images by gradient descent: settings, state, start, update and finish."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
-import optax
 
 from dmjax.config import Config, Count
 from dmjax.data import Dataset, normalize, sampling
@@ -45,10 +45,7 @@ class LearnedImages(Method):
 
     def resolve(self, config: Config) -> Self:
         """Fills in the learning rate; raises a `UserError` for an optimizer that optax does not have."""
-        settings = self.optimizer
-        if settings.learning_rate is None:
-            settings = dataclasses.replace(settings, learning_rate=self.default_learning_rate(config))
-        optimizer.create(settings)
+        settings = optimizer.with_rate(self.optimizer, self.default_learning_rate(config))
         return dataclasses.replace(self, optimizer=settings)
 
     def check(self, config: Config, dataset: Dataset, remedy: str = "lower it") -> None:
@@ -72,10 +69,8 @@ class LearnedImages(Method):
 
     def update(self, state: ImageState, gradients: jax.Array) -> ImageState:
         """Moves the images of every class by the optimizer, against gradients [C, M, H, W, D]."""
-        updates, optimizer_state = jax.vmap(optimizer.create(self.optimizer).update)(
-            gradients, state.optimizer, state.images
-        )
-        return ImageState(optax.apply_updates(state.images, updates), optimizer_state)
+        of_class = functools.partial(optimizer.move, optimizer.create(self.optimizer))
+        return ImageState(*jax.vmap(of_class)(state.images, gradients, state.optimizer))
 
     def finish(self, problem: Problem, state: ImageState) -> Condensed:
         """The images in units of pixels / 255, as they are: neither clipped nor rounded."""

@@ -26,6 +26,14 @@ class OptimizerConfig:
     """Further arguments of that optimizer, as NAME VALUE pairs."""
 
 
+def with_rate(config: OptimizerConfig, default: float) -> OptimizerConfig:
+    """The same optimizer with a learning rate, where none is given; raises a `UserError` for one that optax has not."""
+    if config.learning_rate is None:
+        config = dataclasses.replace(config, learning_rate=default)
+    create(config)
+    return config
+
+
 @functools.cache
 def create(config: OptimizerConfig) -> optax.GradientTransformation:
     """Builds the configured optax optimizer; the learning rate is 1 where none is given.
@@ -61,6 +69,13 @@ def create(config: OptimizerConfig) -> optax.GradientTransformation:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"optimizer: optax.{name} with {options} cannot be used here: {reason}") from None
     return optimizer
+
+
+def move(transformation: optax.GradientTransformation, learned: Any, gradients: Any, state: Any) -> tuple[Any, Any]:
+    """Moves a tree of arrays against its gradients; returns it and the state of the optimizer."""
+    with jax.numpy_dtype_promotion("standard"):  # which optax relies on
+        updates, state = transformation.update(gradients, state, learned)
+        return optax.apply_updates(learned, updates), state
 
 
 def _parameters(thing: Any) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def make_problem(config: Config, dataset: Dataset) -> Problem:
 
 
 def make_abstract_problem(
-    config: Config, num_classes: int, image_shape: tuple[int, int, int], mean: np.ndarray, std: np.ndarray
+    config: Any, num_classes: int, image_shape: tuple[int, int, int], mean: np.ndarray, std: np.ndarray
 ) -> Problem:
     """The same without real images, which is enough to compile."""
     network = networks.create(config.network, num_classes, image_shape, config.method.statistics_axes)

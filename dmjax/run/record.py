@@ -151,9 +151,10 @@ class Record:
         """The set that a state of the method stands for."""
         with methods.reported(self.config.method):
             made = self.config.method.finish(self._problem, state)
-        mean, std, names = self._dataset.mean, self._dataset.std, self._dataset.class_names
-        metadata = {**self._about, "iterations": self.done}
-        return synthetic_set.from_pixels(made.images, mean, std, names, metadata, made.labels, made.factor)
+        data, metadata = self._dataset, {**self._about, "iterations": self.done}
+        return synthetic_set.from_pixels(
+            made.images, data.mean, data.std, data.class_names, metadata, *made[1:3], data.whitening, made.extra
+        )
 
     @functools.cached_property
     def _about(self) -> dict[str, Any]:

@@ -28,7 +28,8 @@ def results(
       config: The configuration of the run.
       dataset: The real data.
       made: What was condensed; None where no set is made.
-      accuracies: Accuracy on the set, on as many random real images, and on the whole set, as far as measured.
+      accuracies: Accuracy on the set, on as many random real images, and on the whole set, as far as measured; and that
+        of the set by the method's own evaluation, "own", where it has one.
       compile_seconds: Seconds that the evaluation spent on compiling.
     """
     clock = made.clock if made else Clock()
@@ -54,8 +55,9 @@ def results(
 def show(config: Config, results: Sequence[dict[str, Any]]) -> None:
     """Prints the table of a run; of several runs that of all their networks, which is written to runs.json as well."""
     assert config.workdir is not None
+    own = config.method.own_evaluation
     if config.runs == 1:
-        print(_table(results[0]))
+        print(_table(results[0], own))
         print(f"files: {config.workdir}/  ({_contents(config.workdir)})")
         return
     pooled = {
@@ -68,7 +70,7 @@ def show(config: Config, results: Sequence[dict[str, Any]]) -> None:
         },
     }
     files.write_json(config.workdir / "runs.json", pooled)
-    print(_table(pooled))
+    print(_table(pooled, own))
     contents = _contents(config.workdir / f"seed_{results[0]['seed']}")
     print(f"files: {config.workdir}/  (runs.json, and for every seed seed_*/: {contents})")
 
@@ -81,15 +83,18 @@ def _contents(folder: Path) -> str:
 
 
 def _pooled(accuracies: Sequence[dict[str, Any]]) -> Accuracy:
-    values = [value for accuracy in accuracies for value in accuracy["values"]]
-    return Accuracy.of(values, sum(accuracy["training_seconds"] for accuracy in accuracies))
+    values, top5 = ([v for accuracy in accuracies for v in accuracy.get(name, ())] for name in ("values", "top5"))
+    return Accuracy.of(values, sum(accuracy["training_seconds"] for accuracy in accuracies), top5)
 
 
-def _table(results: dict[str, Any]) -> str:
+def _table(results: dict[str, Any], own_evaluation: str | None) -> str:
     """The accuracies for the screen."""
     seconds, iterations, ipc = results["seconds"], results["iterations"], results["ipc"]
     labels = _LABELS if iterations else _LABELS | {"synthetic": "chosen"}
-    images = {"synthetic": ipc, "random_real": ipc, "whole_dataset": "all"}
+    labels = {"synthetic": labels["synthetic"], "own": f"by {own_evaluation}"} | labels
+    images = {"synthetic": ipc, "random_real": ipc, "whole_dataset": "all", "own": ipc}
+    shown = {name: label for name, label in labels.items() if results["accuracy"].get(name) is not None}
+    width = max(20, *(len(label) for label in shown.values()))
     made = f"{iterations} iterations in" if iterations else "chosen in"
     made = made if ipc else "nothing to make,"
     sets = f"{len(results['seed'])} sets, " if isinstance(results["seed"], list) else ""
@@ -97,11 +102,10 @@ def _table(results: dict[str, Any]) -> str:
     lines = [
         f"{results['dataset']}, {results['method']}, {sets}{made} {seconds['condense']:.1f} s "
         f"(+ {pretrain}{seconds['compile']:.1f} s to compile, {seconds['evaluate']:.1f} s to evaluate)",
-        f"{'training images':<20} {'per class':>9}   test accuracy",
+        f"{'training images':<{width}} {'per class':>9}   test accuracy",
     ]
-    for name, label in labels.items():
-        accuracy = results["accuracy"][name]
-        if accuracy is not None:
-            shown = Accuracy.of(accuracy["values"])
-            lines.append(f"{label:<20} {images[name]:>9}   {shown}  ({len(shown.values)} networks)")
+    for name, label in shown.items():
+        accuracy = _pooled([results["accuracy"][name]])
+        how_often = f"  ({len(accuracy.values)} networks)" if len(accuracy.values) > 1 or name != "own" else ""
+        lines.append(f"{label:<{width}} {images[name]:>9}   {accuracy}{how_often}")
     return "\n".join(lines)
