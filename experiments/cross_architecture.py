@@ -32,7 +32,7 @@ class CrossArchitecture(Config):
 
     learn: tuple[str, ...] = ("ConvNetBN", "AlexNetBN", "VGG11BN", "ResNet18BN_AP")
     """Networks to condense with."""
-    test: tuple[str, ...] = networks.POOLS["cross"]
+    test: tuple[str, ...] = ("ConvNetBN", "AlexNetBN", "VGG11BN", "ResNet18BN")
     """Networks to train on each of the sets."""
 
 

@@ -40,6 +40,7 @@ def small(digits):
         ({"method": "herding"}, ("color_crop", 1000)),
         ({"method": "dc"}, ("none", 300)),
         ({"method": "dc", "network": NetworkConfig("ConvNetBN")}, ("crop_noise", 1000)),
+        ({"method": "dc", "network": NetworkConfig("AlexNetBN")}, ("none", 300)),
         ({"method": "dc", "data": DataConfig("tfds", name="mnist")}, ("crop_scale_rotate", 1000)),
         (
             {"method": "dc", "data": DataConfig("tfds", name="mnist"), "network": NetworkConfig("ConvNetBN")},

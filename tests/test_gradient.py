@@ -214,3 +214,5 @@ def test_defaults_of_the_methods():
         found = experiment.resolve(Config(method=method)).method
         assert (found.init, found.iterations, found.optimizer.learning_rate) == (init, iterations, rate)
     assert experiment.resolve(Config(method=DC(iterations=5, init="real"))).method.init == "real"
+    for_mlp = experiment.resolve(Config(method="dc", network=NetworkConfig(name="MLP")))
+    assert for_mlp.method.optimizer.learning_rate == 0.01

@@ -2,6 +2,7 @@
 
 SGD with momentum and weight decay on all parameters, one augmentation group per batch with parameters per image, a
 learning rate that drops to a tenth after the middle epoch (where the momentum is cleared too, as in the authors' code).
+Of E epochs the drop comes after E // 2 + 1. The authors' loop runs one epoch more, and drops the rate after E // 2 + 2.
 """
 
 import dataclasses

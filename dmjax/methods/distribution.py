@@ -51,8 +51,8 @@ class DM(LearnedImages):
     embedding: EmbeddingConfig = dataclasses.field(default_factory=EmbeddingConfig)
 
     def default_learning_rate(self, config: Config) -> float:
-        """1, the paper's, for a ConvNet; other families have their own."""
-        return networks.condensing_rate(config.network)
+        """1, the paper's, for a ConvNet; other families have their own, by images per class."""
+        return networks.condensing_rate(config.network, config.ipc)
 
     def resolve(self, config: Config) -> Self:
         """Fills in the learning rate, and checks the bounds of the pool."""

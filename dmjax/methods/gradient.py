@@ -78,8 +78,8 @@ class DC(LearnedImages):
     gradient: GradientConfig = dataclasses.field(default_factory=GradientConfig)
 
     def default_learning_rate(self, config: Config) -> float:
-        """0.1, that of the authors."""
-        return 0.1
+        """0.1, that of the authors, and theirs for an MLP, 0.01."""
+        return 0.01 if config.network.name == "MLP" else 0.1
 
     def resolve(self, config: Config) -> Self:
         """Fills in the learning rate and the loops, which follow from the images per class."""
@@ -89,15 +89,17 @@ class DC(LearnedImages):
         return dataclasses.replace(super().resolve(config), gradient=filled)
 
     def evaluation(self, config: Config) -> Mapping[str, Any]:
-        """Crop and noise with batch norm, crop, scale and rotation on MNIST, else no augmentation and 300 epochs.
+        """Crop and noise for a ConvNet with batch norm, crop, scale and rotation on MNIST, else nothing and 300 epochs.
 
-        The groups are those of Siamese augmentation. The authors' own differ in detail: they rotate by up to 45 degrees
-        and fill with the mean.
+        The groups are those of Siamese augmentation, one for each batch. The authors' own differ in detail: they draw
+        one for every image, shift by up to 4 pixels, scale each side by 0.8 to 1.2 with the nearest pixels, rotate by
+        up to 45 degrees, and fill with the mean.
         """
         strategy = config.evaluation.strategy
         if strategy is None:
             plain = "crop_scale_rotate" if config.data.name == "mnist" else "none"
-            strategy = "crop_noise" if config.network.norm == "batch" else plain
+            with_noise = config.network.name == "ConvNet" and config.network.norm == "batch"
+            strategy = "crop_noise" if with_noise else plain
         return {"strategy": strategy, "epochs": 300 if strategy == "none" else 1000}
 
     def augmentation(self, config: Config) -> AugmentConfig:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ class Family(NamedTuple):
       options: Its options and their defaults.
       smallest: Side of the smallest image that it can take; (three channels, one channel).
       fit: Options and the shape (H, W, D) of the images -> options that fit it; raises a `UserError` where none do.
-      rates: Learning rates for condensing, with a norm (of any kind) and without.
+      rates: Learning rates for condensing to one image per class, with a norm (of any kind) and without.
     """
 
     make: Callable[..., Network]
@@ -38,6 +39,8 @@ class Family(NamedTuple):
 
 OPTIONS = ("width", "depth", "activation", "norm", "pooling")
 """Fields of the configuration that a family may have."""
+
+_PAPERS_SIZE = 50  # images per class at which the authors condense with other networks than the ConvNet
 
 _CONVNET = {"width": 128, "depth": None, "activation": "relu", "norm": "instance", "pooling": "avg"}
 _INSTANCE = {"norm": "instance"}
@@ -105,17 +108,24 @@ def on_top_of(given: NetworkConfig, default: NetworkConfig) -> NetworkConfig:
     return dataclasses.replace(given, **dict.fromkeys(same))
 
 
-def condensing_rate(config: NetworkConfig) -> float:
+def condensing_rate(config: NetworkConfig, ipc: int) -> float:
     """The learning rate of SGD that suits a network which embeds images; 1, the paper's, for one of one's own.
 
     The gradient has the scale of the features, which differs between families by orders of magnitude, and where random
-    networks hardly agree on its direction only small steps average them. experiments/results/learning_rates.md says how
-    each rate was found.
+    networks hardly agree on its direction only small steps average them. At one image per class some families therefore
+    have rates below 1. From 50 images per class on they have 1, with which the authors condense with batch norm, and in
+    between a rate that grows as a power of ipc, since gradients fall faster than 1 / ipc.
+    experiments/results/learning_rates.md says how each rate was found.
+
+    Args:
+      config: The resolved network.
+      ipc: Images per class.
     """
     if ":" in config.name:
         return 1.0
     with_norm, without = FAMILIES[config.name].rates
-    return without if config.norm in (None, "none") else with_norm
+    rate = without if config.norm in (None, "none") else with_norm
+    return rate ** max(0.0, 1 - math.log(ipc) / math.log(_PAPERS_SIZE)) if rate < 1 else rate
 
 
 def short_name(config: NetworkConfig) -> str:

@@ -1,13 +1,13 @@
 """Pools of networks on which a synthetic set is tried, by the literature's short names.
 
-`cross` is that of Table 3 of Zhao & Bilen (batch norm throughout), `mixed` that of the papers before it, and the others
-vary one option of the ConvNet each.
+`cross` is the authors' for cross-architecture evaluation (batch norm throughout; Table 3 of Zhao & Bilen leaves out its
+second network), `mixed` that of the papers before it, and the others vary one option of the ConvNet each.
 """
 
 from collections.abc import Mapping, Sequence
 
 POOLS: Mapping[str, Sequence[str]] = {
-    "cross": ("ConvNetBN", "AlexNetBN", "VGG11BN", "ResNet18BN"),
+    "cross": ("ConvNetBN", "ConvNetASwishBN", "AlexNetBN", "VGG11BN", "ResNet18BN"),
     "mixed": ("MLP", "ConvNet", "LeNet", "AlexNet", "VGG11", "ResNet18"),
     "width": ("ConvNetW32", "ConvNetW64", "ConvNetW128", "ConvNetW256"),
     "depth": ("ConvNetD1", "ConvNetD2", "ConvNetD3", "ConvNetD4"),
