@@ -22,10 +22,12 @@ from dmjax.common import files, plots
 from dmjax.common.errors import UserError, near_misses
 from dmjax.common.progress import progress_bar
 from dmjax.config import ALL_GROUPS, AugmentConfig, Config, Count, Range
+from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation.judge import Accuracy, judge_whole
 from dmjax.evaluation.scores import scores
 from dmjax.methods import Method
 from dmjax.run import study
+from dmjax.run.own_evaluation import judge_own
 from dmjax.run.study import Study
 from dmjax.settings import cli, experiment, fields
 
@@ -113,7 +115,16 @@ class Comparison:
             config = dataclasses.replace(base, seed=base.seed + run)
             result = self.study.set_accuracy(f"{cell}/accuracy", synthetic, config)
             made = self.study.cell(f"{cell}/condense", dict)
-            yield result and made and {**result, "making": made["condense_seconds"]}
+            own = self._own_accuracy(name, ipc, run, synthetic)
+            yield result and made and {**result, "making": made["condense_seconds"], "own": own}
+
+    def _own_accuracy(self, name: str, ipc: int, run: int, synthetic: SyntheticSet) -> dict[str, Any] | None:
+        """The accuracy of a set by its method's own evaluation; None where it has none, or where that fails."""
+        config = experiment.resolve(self.config(name, ipc, run))
+        if config.method.own_evaluation is None:
+            return None
+        measure = functools.partial(judge_own, config, self.study.dataset, synthetic)
+        return self.study.accuracy(f"{_cell(name, ipc, run)}/own", measure, synthetic.digest())
 
     def settings(self, name: str, ipc: int | None, runs: int) -> list[str]:
         """How the settings of a row differ from the papers', as `name value`."""
@@ -160,14 +171,16 @@ class Comparison:
         return rows
 
     def _row(self, name: str, ipc: int | None, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        accuracy = Accuracy.of(value for result in results for value in result["values"]).to_dict()
+        own = [result["own"] for result in results if result.get("own")]
         return {
             "method": name,
             "ipc": ipc,
-            **{key: accuracy[key] for key in ("mean", "std", "values")},
+            **_pooled(results),
+            **({"own_evaluation": {"name": self.methods[name].own_evaluation, **_pooled(own)}} if own else {}),
             "runs": len(results),
             "seconds": float(np.mean([result["making"] for result in results])),
             "published": _published(self.methods[name], self.study.dataset.name, ipc),
+            "published_note": self.methods[name].published_note,
         }
 
 
@@ -199,6 +212,13 @@ def _main(arguments: list[str]) -> None:
         opened.finish({"rows": rows}, _table(rows))
 
 
+def _pooled(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean, standard deviation and all values of the accuracies of several runs."""
+    values, top5 = ([v for result in results for v in result.get(name, ())] for name in ("values", "top5"))
+    accuracy = Accuracy.of(values, top5=top5).to_dict()
+    return {name: value for name, value in accuracy.items() if name != "training_seconds"}
+
+
 def _chosen(given: Sequence[tuple[str, Any]], name: str, ipc: int) -> Any:
     """What is given for a method at one size, or for the method; None where nothing is."""
     return dict(given).get(f"{name}-ipc{ipc}", dict(given).get(name))
@@ -226,14 +246,20 @@ def _shown(value: Any) -> str:
 
 def _table(report: list[dict[str, Any]]) -> str:
     """Markdown; a star marks published figures whose settings were others than ours."""
-    header = ["method", "images per class", "accuracy (%)", "published", "seconds", "IOR", "HLR", "LRS"]
+    further = {
+        "own evaluation (%)": lambda row: study.percent(row["own_evaluation"]) if "own_evaluation" in row else "-",
+        "top-5 (%)": lambda row: f"{100 * np.mean(row['top5']):.1f}" if "top5" in row else "-",
+    }
+    further = {name: shown for name, shown in further.items() if any(shown(row) != "-" for row in report)}
+    header = ["method", "images per class", "accuracy (%)", *further, "published", "seconds", "IOR", "HLR", "LRS"]
     rows = []
     for row in report:
         star = "\\*" if row["settings"] else ""
         figure = "-" if row["published"] is None else f"{row['published']:.1f}{star}"
         fair = [row.get(name) for name in ("improvement_over_random", "hard_label_recovery", "label_robust")]
         shown = ["-" if score is None else f"{100 * score:.1f}" for score in fair]
-        rows.append([row["method"], _size(row), study.percent(row), figure, f"{row['seconds']:.1f}", *shown])
+        cells = [column(row) for column in further.values()]
+        rows.append([row["method"], _size(row), study.percent(row), *cells, figure, f"{row['seconds']:.1f}", *shown])
     return "\n\n".join([study.markdown(header, rows), *_notes(report)])
 
 
@@ -244,6 +270,11 @@ def _notes(report: list[dict[str, Any]]) -> list[str]:
     sets = [row for row in report if row["ipc"] is not None] or report
     common = [s for s in sets[0]["settings"] if all(s in row["settings"] for row in sets)]
     notes = [f"\\* not the papers' settings: {', '.join(common)}"] if common else []
+    notes += dict.fromkeys(
+        f"\\* published for {row['method']}: {row['published_note']}"
+        for row in report
+        if row["published"] and row["published_note"]
+    )
     rest: dict[str, list[str]] = {}
     for row in report:
         own = ", ".join(s for s in row["settings"] if s not in common)
