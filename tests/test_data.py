@@ -194,37 +194,55 @@ def test_hand_written_tfds(tmp_path):
     assert [image[0, 0, 0] for image in dataset.images[0, :3]] == [0, 20, 40]
 
 
-def write_tfds(folder, name, sizes):
+def test_tfds_with_a_configuration(tmp_path):
+    pytest.importorskip("array_record")
+    splits = ("train", "validation")
+    folder = write_tfds(tmp_path / "data", "my_set/small", [(6, 6)] * 5, splits=splits)
+    write_tfds(tmp_path / "data", "my_set/large", [(9, 9)] * 4, splits=splits)
+    dataset = load("tfds", folder, name="my_set/small")
+    assert dataset.name == "my_set"
+    assert dataset.image_shape == (6, 6, 3)
+    assert dataset.counts.tolist() == [3, 2]
+    assert dataset.test_labels.tolist() == [0, 1, 0, 1, 0]
+    assert load("tfds", folder, name="my_set/large:1.0.0").image_shape == (9, 9, 3)
+
+
+def write_tfds(folder, name, sizes, version="1.0.0", splits=("train", "test"), classes=("even", "odd"), colour=None):
+    """Writes a data set as TFDS stores it, one image a size; `name` may hold a configuration.
+
+    Image i has class i modulo the number of classes, and the colour (10 * i, 0, 0), or `colour(i)`.
+    """
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
 
-    place = folder / name / "1.0.0"
+    name, _, config_name = name.partition("/")
+    place = folder / name / config_name / version
     place.mkdir(parents=True)
-    splits = []
-    for split in ("train", "test"):
+    infos = []
+    for split in splits:
         writer = ArrayRecordWriter(str(place / f"{name}-{split}.array_record-00000-of-00001"), "group_size:1")
         for i, size in enumerate(sizes):
             buffer = io.BytesIO()
-            Image.new("RGB", size, (10 * i, 0, 0)).save(buffer, "png")
+            Image.new("RGB", size, colour(i) if colour else (10 * i, 0, 0)).save(buffer, "png")
             example = tf_example_pb2.Example()
             example.features.feature["image"].bytes_list.value.append(buffer.getvalue())
-            example.features.feature["label"].int64_list.value.append(i % 2)
+            example.features.feature["label"].int64_list.value.append(i % len(classes))
             writer.write(example.SerializeToString())
         writer.close()
         template = tfds.core.ShardedFileTemplate(
             dataset_name=name, data_dir=place, split=split, filetype_suffix="array_record"
         )
-        splits.append(
+        infos.append(
             tfds.core.SplitInfo(name=split, shard_lengths=[len(sizes)], num_bytes=0, filename_template=template)
         )
     features = tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(shape=(*sizes[0], 3)), "label": tfds.features.ClassLabel(names=["even", "odd"])}
+        {"image": tfds.features.Image(shape=(*sizes[0], 3)), "label": tfds.features.ClassLabel(names=list(classes))}
     )
     tfds.folder_dataset.write_metadata(
-        data_dir=place, features=features, split_infos=splits, filename_template=None, check_data=False
+        data_dir=place, features=features, split_infos=infos, filename_template=None, check_data=False
     )
     info = json.loads((place / "dataset_info.json").read_text())
-    info["name"] = name
+    info |= {"name": name, "configName": config_name} if config_name else {"name": name}
     (place / "dataset_info.json").write_text(json.dumps(info))
     return folder

@@ -224,7 +224,8 @@ def _plan(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
         chunks = ", ".join(f"{name} {n or 'all'}" for name, n in row["chunks"].items())
         print(
             f"{row['name']}: {row['peak_bytes'] / 1e9:.2f} GB per device, {row['real_image_bytes'] / 1e9:.2f} GB of it "
-            f"real images; at once: {chunks}"
+            f"real images, {row['state_bytes'] / 1e9:.2f} GB the state, {row['temporary_bytes'] / 1e9:.2f} GB "
+            f"temporaries; {row['devices']} device(s), {row['classes_per_device']} classes each; at once: {chunks}"
         )
     return {"machine": machine.describe(), "plans": rows}
 

@@ -76,15 +76,20 @@ def condensing(case: Case, config: BenchmarkConfig, length: int) -> Program:
 
 
 def plan(case: Case, config: BenchmarkConfig) -> dict[str, Any]:
-    """Compiles one iteration without data, and returns what it needs."""
+    """Compiles one iteration without data, and returns what it needs on a device; the host needs next to nothing."""
     setup = _Setup(case, config, jax.devices()[: config.devices])
     start = time.perf_counter()
     compiled, chunks = setup.compile(1, *setup.abstract())
     data_bytes = setup.sharding.per_device * case.images_per_class * int(np.prod(case.image_shape))
+    analysis = compiled.memory_analysis()
     return {
         "name": case.name,
+        "devices": setup.sharding.num_devices,
+        "classes_per_device": setup.sharding.per_device,
         "peak_bytes": memory.peak_bytes(compiled),
         "real_image_bytes": data_bytes,
+        "state_bytes": int(analysis.output_size_in_bytes),
+        "temporary_bytes": int(analysis.temp_size_in_bytes),
         "chunks": chunks._asdict(),
         "compile_seconds": time.perf_counter() - start,
     }

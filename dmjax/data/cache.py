@@ -1,6 +1,7 @@
 """Decoded images on disk: memory-mappable, keyed by content, safe against a writer that is killed."""
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -13,7 +14,9 @@ import numpy as np
 from dmjax.common import signals
 from dmjax.common.errors import UserError
 from dmjax.common.progress import progress_bar
-from dmjax.data.dataset import Dataset, compute_moments, make_dataset
+from dmjax.data.dataset import Dataset, compute_moments, make_dataset, release
+
+_MAPPED_BYTES = 1 << 26  # of decoded images, after which the memory that they take is given back
 
 
 class Plan(NamedTuple):
@@ -97,8 +100,13 @@ def _write(out: Path, plan: Plan, progress: bool) -> None:
     counts = np.zeros(num_classes, np.int32)
     test_labels = []
     skipped = 0
-    for split, label, image in progress_bar(plan.examples(), "decoding", progress, sum(plan.train) + plan.test):
+    between = max(1, _MAPPED_BYTES // math.prod(plan.shape))
+    examples = progress_bar(plan.examples(), "decoding", progress, sum(plan.train) + plan.test)
+    for number, (split, label, image) in enumerate(examples):
         signals.check()
+        if number % between == 0:
+            release(images)
+            release(test_images)
         if image is None:
             skipped += 1
         elif split == "train":

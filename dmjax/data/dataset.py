@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ NORMALIZATION = {
 
 
 _SMALLEST_SIDE = 4
+_AT_ONCE = 64  # images whose sums are taken at once: enough for long vectors, few enough for the processor's cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +110,12 @@ class Dataset:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.class_names, self.images.shape, self.test_images.shape)).encode())
         for c, n in enumerate(self.counts):
-            digest.update(np.int32(n).tobytes() + np.ascontiguousarray(self.images[c, :n]).data)
-        digest.update(self.test_labels.astype(np.int32).tobytes() + np.ascontiguousarray(self.test_images).data)
+            digest.update(np.int32(n).tobytes())
+            digest.update(np.ascontiguousarray(self.images[c, :n]).data)
+            release(self.images)
+        digest.update(self.test_labels.astype(np.int32).tobytes())
+        digest.update(np.ascontiguousarray(self.test_images).data)
+        release(self.test_images)
         return digest.hexdigest()[:16]
 
 
@@ -170,14 +176,27 @@ def make_dataset(
 
 def compute_moments(images: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation per channel of the training images / 255, exact sums of integers."""
-    total = np.zeros((2, images.shape[-1]))
+    total = np.zeros((2, images.shape[-1]), np.uint64)
     for class_images, n in zip(images, counts, strict=True):
-        for start in range(0, n, 1024):  # bounds the memory of the widened copy
-            pixels = class_images[start : min(start + 1024, n)].reshape(-1, images.shape[-1]).astype(np.uint32)
-            total += np.stack([pixels.sum(0, dtype=np.uint64), (pixels * pixels).sum(0, dtype=np.uint64)])
+        for start in range(0, n, _AT_ONCE):
+            pixels = class_images[start : min(start + _AT_ONCE, n)].astype(np.uint16)  # in which 255 squared fits
+            sums = np.stack([pixels.sum(0, dtype=np.uint32), (pixels * pixels).sum(0, dtype=np.uint32)])
+            total += sums.sum((1, 2), dtype=np.uint64)
+        release(class_images)
     mean, square = total / (int(np.sum(counts)) * images.shape[2] * images.shape[3])
     std = np.sqrt(np.maximum(square - mean**2, 0)) / 255
     return mean / 255, np.where(std > 0, std, 1.0)  # a constant channel is only shifted
+
+
+def release(array: np.ndarray) -> None:
+    """Gives back the memory in which a memory-mapped file is held; it is read again where it is wanted again.
+
+    Whoever goes through all of a large set calls this on the way, so that what was seen does not count as memory of
+    this process. What was written stays: the system has it, and brings it to the disk. Arrays in memory stay too.
+    """
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None:
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def class_major(images: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

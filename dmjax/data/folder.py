@@ -8,6 +8,7 @@ once to fingerprint, once to look at names and headers, once to decode. What was
 import hashlib
 import io
 import lzma
+import os
 import sys
 import tarfile
 import warnings
@@ -15,7 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -77,35 +78,36 @@ def _plan(roots: list[Path], config: DataConfig, progress: bool) -> cache.Plan:
     """Looks at every name and header, and checks that they make a data set."""
     members = progress_bar(_members(roots), "looking through files", progress)
     folders, headers, annotations = set(), {}, {}
+    kinds: dict[Any, Any] = {}  # of headers, so that a million images share a few
     for member in members:
         signals.check()
-        path = PurePosixPath(member.name)
         if member.is_folder:
             folders.add(member[:2])
-        elif path.name == _ANNOTATIONS:
+        elif _is_annotations(member.name):
             annotations |= _read_annotations(member)
-        elif path.suffix.lower() in _EXTENSIONS and not any(part.startswith(".") for part in path.parts):
+        elif _is_image(member.name) and "/." not in f"/{member.name}":
             if member[:2] in headers:
                 raise UserError(f"{roots[member.root]} holds {member.name} twice; pack it again")
-            headers[member[:2]] = _header(member, roots, config)
+            header = _header(member, roots, config)
+            headers[member[:2]] = kinds.setdefault(header, header)
     places = _places(headers, folders, annotations, roots)
     class_names = sorted({p.class_name for p in places.values() if p.split == "train"})
-    for place in places.values():
-        if place.class_name not in class_names:
-            raise UserError(f"class {place.class_name!r} has test images but no folder in train/ of {roots[0]}")
+    if untrained := {p.class_name for p in places.values()}.difference(class_names):
+        raise UserError(f"class {min(untrained)!r} has test images but no folder in train/ of {roots[0]}")
     kept = [headers[k] for k in places if headers[k] is not None]
     if not kept:
         raise UserError(f"none of the images under {roots[0]} can be read")
     size = _common_size({k: headers[k] for k in places if headers[k] is not None}, roots, config)
     shape = (*size, 3 if any(h[1] == 3 for h in kept) else 1)
     train = Counter(p.class_name for p in places.values() if p.split == "train")
+    number = {name: c for c, name in enumerate(class_names)}
 
     def examples():
         for member in _members(roots):
             place = places.get(member[:2])
             if place is not None:
                 image = _decode(member, shape, roots, config) if headers[member[:2]] is not None else None
-                yield place.split, class_names.index(place.class_name), image
+                yield place.split, number[place.class_name], image
 
     return cache.Plan(class_names, shape, [train[c] for c in class_names], len(places) - sum(train.values()), examples)
 
@@ -118,35 +120,43 @@ def _members(roots: list[Path]) -> Iterator[Member]:
 
 def _folder_members(index: int, root: Path) -> Iterator[Member]:
     try:
-        for path in sorted(_paths_below(root, set())):
-            name = path.relative_to(root).as_posix()
-            if path.is_dir():
+        for name, entry in _entries_below(root, "", frozenset()):
+            if entry.is_dir():
                 yield Member(index, name, b"", True)
-                continue
-            wanted = _is_read(name)
-            if wanted and not path.is_file():
-                raise UserError(f"{path} is no regular file; remove it")
-            if wanted:
-                _check_size(root, name, path.stat().st_size)
-            yield Member(index, name, path.read_bytes() if wanted else b"")
+            elif not _is_read(name):
+                yield Member(index, name, b"")
+            elif not entry.is_file():
+                raise UserError(f"{entry.path} is no regular file; remove it")
+            else:
+                _check_size(root, name, entry.stat().st_size)
+                with open(entry.path, "rb", buffering=0) as file:
+                    yield Member(index, name, file.read())
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
-def _paths_below(folder: Path, above: set[Path]) -> Iterator[Path]:
-    """All visible paths below a folder; links to folders are followed, but not in circles."""
+def _entries_below(folder: Path, prefix: str, above: frozenset[Path]) -> Iterator[tuple[str, os.DirEntry]]:
+    """All visible entries below a folder, a folder before what is in it, with their names from the top.
+
+    Links to folders are followed, but not in circles. A million files are not a million paths at once: only the
+    folders on the way down are held.
+    """
     above = above | {folder.resolve()}
-    for path in folder.iterdir():
-        if not path.name.startswith(".") and path.resolve() not in above:
-            yield path
-            if path.is_dir():
-                yield from _paths_below(path, above)
+    with os.scandir(folder) as entries:
+        visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    for entry in visible:
+        if not entry.is_dir():
+            yield prefix + entry.name, entry
+        elif (inner := folder / entry.name).resolve() not in above:
+            yield prefix + entry.name, entry
+            yield from _entries_below(inner, f"{prefix}{entry.name}/", above)
 
 
 def _tar_members(index: int, root: Path) -> Iterator[Member]:
     try:
         with tarfile.open(root, "r|*") as tar:
             for info in tar:
+                tar.members = []  # which tarfile collects: a gigabyte for a million files
                 path = PurePosixPath(info.name)
                 if path.is_absolute() or ".." in path.parts:
                     raise UserError(f"{root} holds the unsafe name {info.name!r}; pack it with relative names")
@@ -157,6 +167,10 @@ def _tar_members(index: int, root: Path) -> Iterator[Member]:
                     if wanted:
                         _check_size(root, info.name, info.size)
                     yield Member(index, path.as_posix(), file.read() if wanted else b"")
+                elif (info.islnk() or info.issym()) and _is_read(path.as_posix()):
+                    raise UserError(
+                        f"{root} holds {info.name} as a link; pack it again with tar --dereference --hard-dereference"
+                    )
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{root} is damaged or not a tar file: {reason}") from None
@@ -164,8 +178,15 @@ def _tar_members(index: int, root: Path) -> Iterator[Member]:
 
 def _is_read(name: str) -> bool:
     """Whether the content of a file matters: images, and the annotations of TinyImageNet."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in _EXTENSIONS or path.name == _ANNOTATIONS
+    return _is_image(name) or _is_annotations(name)
+
+
+def _is_annotations(name: str) -> bool:
+    return name.rpartition("/")[2] == _ANNOTATIONS
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _EXTENSIONS
 
 
 def _check_size(root: Path, name: str, size: int) -> None:

@@ -16,6 +16,9 @@ from dmjax.data import cache
 from dmjax.data.dataset import Dataset
 from dmjax.data.folder import _FORMAT, to_array
 
+# What TFDS calls a data set with its configuration, and what it is called here and in the normalisation table.
+_NAMES = {"imagenet_resized/64x64": "imagenet64"}
+
 
 def load(config: DataConfig, progress: bool = True) -> Dataset:
     """Reads splits train and test (or validation) of `config.name` through the cache."""
@@ -52,9 +55,12 @@ def load(config: DataConfig, progress: bool = True) -> Dataset:
         num_test = builder.info.splits[splits["test"]].num_examples
         return cache.Plan(class_names, shape, counts.tolist(), num_test, examples)
 
-    name = config.name.split(":")[0].split("/")[0]
-    key = f"tfds-{name}-" + _fingerprint(Path(builder.data_path), config)
-    return cache.cached_dataset(name, name, files.cache_folder(config.cache), key, plan, progress)[0]
+    name = config.name.split(":")[0]
+    place = name.split("/")[0]
+    key = f"tfds-{place}-" + _fingerprint(Path(builder.data_path), config)
+    return cache.cached_dataset(_NAMES.get(name, place), place, files.cache_folder(config.cache), key, plan, progress)[
+        0
+    ]
 
 
 def _builder(tfds: Any, name: str, data_dir: Path) -> Any:

@@ -43,9 +43,11 @@ class ClassSharding:
     def _split_leaf(self, array: np.ndarray) -> jax.Array:
         def share(position):
             first = (position[0].start or 0) * self.per_device
-            taken = np.asarray(array[first : first + self.per_device])  # a memory map is read here, and no further
+            taken = array[first : first + self.per_device]
             missing = self.per_device - len(taken)
-            return np.pad(taken, [(0, missing)] + [(0, 0)] * (taken.ndim - 1))[None]
+            if missing or not isinstance(array, np.memmap):  # a memory map goes to the device without a copy on the way
+                taken = np.pad(taken, [(0, missing)] + [(0, 0)] * (taken.ndim - 1))
+            return np.asarray(taken)[None]
 
         shape = (self.num_devices, self.per_device, *np.shape(array)[1:])
         return jax.make_array_from_callback(shape, self._split, share)
