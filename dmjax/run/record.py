@@ -17,6 +17,7 @@ from dmjax.methods.base import Problem
 from dmjax.run import processes
 from dmjax.run.checkpoint import Checkpoints
 from dmjax.run.metrics import Metrics
+from dmjax.run.own_evaluation import judge_own
 from dmjax.run.program import RunState
 from dmjax.run.workdir import Workdir, describe
 
@@ -129,7 +130,9 @@ class Record:
         if accuracy and self.done not in self._metrics.evaluated:
             resume_file = self._workdir.evaluations / f"{self.done:06d}.json"
             reached = judge(self.config, self._dataset, synthetic, resume_file=resume_file)
-            self._metrics.write(self.done, accuracy_mean=reached.mean, accuracy_std=reached.std)
+            own = judge_own(self.config, self._dataset, synthetic)
+            further = {} if own is None else {"own_accuracy_mean": own.mean, "own_accuracy_std": own.std}
+            self._metrics.write(self.done, accuracy_mean=reached.mean, accuracy_std=reached.std, **further)
             resume_file.unlink()
 
     def finish(self, state: Any, clock: Clock) -> Result:
