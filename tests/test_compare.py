@@ -29,14 +29,23 @@ def run(*arguments):
     """Compares; what only iterative methods have is given where one of them is compared."""
     flags = [*SMALL, *map(str, arguments)]
     chosen = flags if "--methods" in flags else methods.COMPARED
-    if not {"dm", "dc", "dsa"} & set(chosen):
-        return compare.main(flags)
+    iterations = {"dm": 4, "dc": 1, "dsa": 1, "dd": 3, "ld": 3, "kip": 3}
     if "--iterations-of" not in arguments:
-        counts = [text for name, n in (("dm", 4), ("dc", 1), ("dsa", 1)) if name in chosen for text in (name, str(n))]
-        flags += ["--iterations-of", *counts, "--batch-real", "8"] if counts else []
-    else:
+        counts = [text for name, n in iterations.items() if name in chosen for text in (name, str(n))]
+        flags += ["--iterations-of", *counts] if counts else []
+    if {"dm", "dc", "dsa"} & set(chosen):
         flags += ["--batch-real", "8"]
     return compare.main(flags)
+
+
+def test_figures_that_were_measured_with_other_networks_say_so():
+    about = {"settings": [], "published": 79.5, "ipc": 10, "mean": 0.7, "std": 0.1, "seconds": 1.0}
+    dd = {**about, "method": "dd", "published_note": "LeNet", "own_evaluation": {"mean": 0.8, "std": 0.05}}
+    table = compare._table([dd, {**about, "method": "dm", "published_note": None}])
+    assert "| dd | 10 | 70.0 +- 10.0 | 80.0 +- 5.0 | 79.5 |" in table
+    assert "| dm | 10 | 70.0 +- 10.0 | - | 79.5 |" in table
+    assert "published for dd: LeNet" in table
+    assert "published for dm" not in table
 
 
 def test_scores_by_hand():
@@ -57,6 +66,7 @@ def test_published_figures():
 
 def test_published_figures_are_marked_where_the_settings_are_others():
     row = {"method": "dm", "ipc": 10, "mean": 0.5, "std": 0.1, "seconds": 1.0, "published": 48.9, "settings": []}
+    row["published_note"] = None
     assert "| dm | 10 | 50.0 +- 10.0 | 48.9 | 1.0 | - | - | - |" in compare._table([row])
     table = compare._table(
         [{**row, "settings": ["epochs 2", "lr 1"]}, {**row, "method": "dsa", "settings": ["epochs 2"]}]
@@ -69,15 +79,18 @@ def test_every_method_in_one_table_and_a_second_start(tmp_path, capsys):
     flags = ("--workdir", tmp_path / "all", "--methods", *ALL, "--ipc", 2, "--runs", 1)
     assert run(*flags, "--json", tmp_path / "rows.json") == 0
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert len(rows) == 7 + 1
+    assert [row["method"] for row in rows] == list(ALL)
     for row in rows:
         assert {"method", "ipc", "mean", "std", "runs", "seconds"} <= set(row)
         assert len(row["values"]) == 2  # runs x networks
         assert (row["ipc"] is None) == (row["method"] == "whole") == ("label_robust" not in row)
+    own = {row["method"]: row["own_evaluation"]["name"] for row in rows if "own_evaluation" in row}
+    assert own == {name: cls.own_evaluation for name, cls in methods.built_in().items() if cls.own_evaluation}
     with Image.open(tmp_path / "all" / "comparison.png") as picture:
         picture.load()
     out = capsys.readouterr().out
     assert "| whole | all | " in out
+    assert "| method | images per class | accuracy (%) | own evaluation (%) | published | " in out
     settings = {row["method"]: row["settings"] for row in rows}
     evaluation = ["evaluation.networks 2", "evaluation.epochs 2"]
     assert settings["random"] == ["network.width 4", "network.depth 1", *evaluation, "runs 1"]

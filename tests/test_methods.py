@@ -78,7 +78,7 @@ def test_help_lists_the_settings_of_the_method_with_the_values_that_will_be_used
 def test_a_flag_of_another_method_is_refused_and_says_whose_it_is(capsys):
     error = error_of(capsys, condense.main, *TINY, "--gradient.outer", 3)
     assert "--gradient.outer is a setting of dc and dsa, not of dm" in error
-    assert "of dm and dc and dsa, not of herding" in error_of(
+    assert "of dm, dc, dsa, kip, ld and dd, not of herding" in error_of(
         capsys, condense.main, *TINY, "--method", "herding", "--iterations", 3
     )
     assert "a setting of dm, not of dsa" in error_of(

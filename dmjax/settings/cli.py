@@ -155,7 +155,8 @@ def _check_flags(default: Any, arguments: Sequence[str], repeatable: Sequence[st
             rest = "which does not apply here; leave it out"
             if isinstance(method, methods.Method):
                 rest = f"not of {methods.identifier(method)}; leave it out, or choose its method with --method"
-            raise UserError(f"--{flag.replace('_', '-')} is a setting of {' and '.join(owners)}, {rest}")
+            listed = " and ".join(filter(None, [", ".join(owners[:-1]), owners[-1]]))
+            raise UserError(f"--{flag.replace('_', '-')} is a setting of {listed}, {rest}")
 
 
 def _tyro(default: T, arguments: Sequence[str], prog: str, description: str) -> T:
