@@ -153,8 +153,7 @@ class LD(PerformanceMatching):
         new = labels if self.variant == "ridge" else state.labels
         learner = self._advance(problem, state.learner, state.images[chosen], state.labels[chosen], new[chosen])
         patience, restart = note_error(state.patience, error)
-        fresh = self._new_learner(problem, network_key)
-        learner = jax.tree.map(lambda new, old: jnp.where(restart, new, old), fresh, learner)
+        learner = jax.lax.cond(restart, lambda: self._new_learner(problem, network_key), lambda: learner)
         return LDState(state.images, labels, labels_optimizer, learner, patience), losses
 
     def finish(self, problem: Problem, state: LDState) -> Condensed:
