@@ -16,6 +16,7 @@ DM 34.4 / 34.6 %.
 """
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,15 +26,16 @@ import numpy as np
 import tyro
 
 from dmjax.common import plots
-from dmjax.common.errors import UserError, near_misses
+from dmjax.common.errors import UserError
 from dmjax.config import Config, Count
 from dmjax.data import sampling, synthetic_set
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation.judge import Accuracy
 from dmjax.methods import Method
+from dmjax.methods.coreset import Coreset
 from dmjax.run import study
 from dmjax.run.study import Study
-from dmjax.settings import cli, experiment, fields
+from dmjax.settings import cli, experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,46 +63,37 @@ def class_order(seed: int, num_classes: int) -> np.ndarray:
 
 
 class Continual:
-    """The memories of several methods along several orders of the classes, and what is learned from them.
-
-    Attributes:
-      methods: The methods by their names, each with its own settings.
-      orders: The classes of every step, [orders][steps] arrays; filled by `check`.
-    """
+    """What several methods remember along several orders of the classes: `orders` are [orders][steps] arrays."""
 
     def __init__(self, opened: Study[ContinualLearning], named: dict[str, Method]):
-        self.study, self.methods = opened, _tuned(opened.varied, named)
-        self.orders: list[list[np.ndarray]] = []
+        """Raises a `UserError` where the classes do not split into the steps."""
+        varied, classes = opened.varied, opened.dataset.num_classes
+        if classes % varied.steps:  # more steps than classes included
+            possible = ", ".join(str(n) for n in range(1, classes + 1) if classes % n == 0)
+            split = f"{opened.dataset.name} has {classes} classes, which do not split evenly into {varied.steps} steps"
+            raise UserError(f"{split}; --steps may be {possible}")
+        if varied.seed + varied.orders > 2**32:
+            raise UserError(f"the seed of every order must be below 2**32; lower --seed {varied.seed}")
+        self.study, self.methods, self._steps = opened, named, varied.steps
+        for flag, field in (("iterations_of", "iterations"), ("learning_rates_of", "optimizer.learning_rate")):
+            self.methods = experiment.tune(self.methods, flag, field, getattr(varied, flag))
+        seeds = range(varied.seed, varied.seed + varied.orders)
+        self.orders = [np.split(class_order(seed, classes), varied.steps) for seed in seeds]
 
     def check(self) -> None:
         """Raises a `UserError` for what cannot work, before anything is computed."""
-        varied, dataset, base = self.study.varied, self.study.dataset, self.study.config
-        classes = dataset.num_classes
-        if varied.steps > classes or classes % varied.steps:
-            possible = ", ".join(str(n) for n in range(1, classes + 1) if classes % n == 0)
-            raise UserError(
-                f"the {classes} classes of {dataset.name} do not split evenly into {varied.steps} steps; "
-                f"--steps may be {possible}"
-            )
-        if base.seed + varied.orders > 2**32:
-            raise UserError(f"seed must be below 2**32 for all orders; lower --seed {base.seed} or --orders")
+        dataset, base = self.study.dataset, self.study.config
         sampling.check_enough(dataset, base.ipc, "lower --memory")
-        if np.bincount(dataset.test_labels, minlength=classes).min() == 0:
-            raise UserError(f"a class of {dataset.name} has no test images, which every step needs")
-        seeds = range(base.seed, base.seed + varied.orders)
-        self.orders = [np.split(class_order(seed, classes), varied.steps) for seed in seeds]
+        if np.bincount(dataset.test_labels, minlength=dataset.num_classes).min() == 0:
+            raise UserError(f"every class of {dataset.name} needs test images, since every step is tested")
         for name, method in self.methods.items():
             if not method.makes_set:
                 raise UserError(f"{name} makes no set to remember; leave it out of --methods")
             self.study.check(self.config(name))
-            if not self.serves_all(name):
-                if varied.steps == classes > 1:
-                    raise UserError(f"{name} cannot learn from steps of one class; lower --steps, or leave it out")
-                if method.uses_trained_networks() and base.pretrained.path is not None:
-                    raise UserError(
-                        f"--pretrained.path is for networks of one data set, and {name} trains one for each step; "
-                        "leave it out"
-                    )
+            if not self.serves_all(name) and self._steps == dataset.num_classes:
+                raise UserError(f"{name} cannot learn from steps of one class; lower --steps, or leave it out")
+            if method.uses_trained_networks() and base.pretrained.path is not None:
+                raise UserError(f"{name} trains networks of every step; --pretrained.path holds one's, leave it out")
             for run, config in self._runs(name):
                 self.study.check_run(run, config)
 
@@ -108,7 +101,7 @@ class Continual:
         """The configuration of the runs of a method along an order."""
         base, method = self.study.config, self.methods[name]
         # A coreset looks at one network, which is that of its step, whatever the seed.
-        networks = 1 if method.iterations == 0 else base.pretrained.networks
+        networks = 1 if isinstance(method, Coreset) else base.pretrained.networks
         pretrained = dataclasses.replace(base.pretrained, networks=networks)
         return dataclasses.replace(base, method=method, seed=base.seed + order, pretrained=pretrained)
 
@@ -118,16 +111,15 @@ class Continual:
         return config.method.separates_classes(config)
 
     def _place(self, name: str, order: int) -> str:
-        return f"{name.replace(':', '.')}/steps_{self.study.varied.steps}/order_{order}"
+        return f"{name.replace(':', '.')}/steps_{self._steps}/order_{order}"
 
     def _runs(self, name: str) -> Iterator[tuple[str, Config]]:
         """The runs of a method by their names: one for all, or one for each step of each order."""
         if self.serves_all(name):
             yield f"{name.replace(':', '.')}/all", self.config(name)
             return
-        for order, steps in enumerate(self.orders):
-            for step in range(len(steps)):
-                yield f"{self._place(name, order)}/step_{step + 1}", self.config(name, order)
+        for order, step in itertools.product(range(len(self.orders)), range(self._steps)):
+            yield f"{self._place(name, order)}/step_{step + 1}", self.config(name, order)
 
     def parts(self, name: str) -> list[list[SyntheticSet | None]]:
         """What each step of each order adds to the memory, with the labels and names of all classes; None if failed."""
@@ -135,28 +127,25 @@ class Continual:
         if self.serves_all(name):
             whole = self.study.condense(*next(runs))
             return [[whole and whole.of_classes(classes) for classes in steps] for steps in self.orders]
-        found: list[list[SyntheticSet | None]] = []
-        for steps in self.orders:
-            found.append([])
-            for classes in steps:
-                made = self.study.condense(*next(runs), dataset.of_classes(classes))
-                found[-1].append(made and made.among(classes, dataset.class_names))
-        return found
+
+        def part(classes: np.ndarray) -> SyntheticSet | None:
+            made = self.study.condense(*next(runs), dataset.of_classes(classes))
+            return made and made.among(classes, dataset.class_names)
+
+        return [[part(classes) for classes in steps] for steps in self.orders]
 
     def curve(self, name: str) -> list[dict[str, Any] | None]:
         """Accuracy after every step over orders x networks; None where no order got that far."""
-        values: list[list[float]] = [[] for _ in self.orders[0]]
+        values: list[list[float]] = [[] for _ in range(self._steps)]
         for order, parts in enumerate(self.parts(name)):
-            for step in range(len(parts)):
-                memory = [part for part in parts[: step + 1] if part is not None]
-                if len(memory) <= step:
+            config, memory = dataclasses.replace(self.study.config, seed=self.study.config.seed + order), []
+            for step, part in enumerate(parts):
+                if part is None:
                     break  # what is missing is missing from then on
-                result = self.study.set_accuracy(
-                    f"{self._place(name, order)}/after_{step + 1}",
-                    synthetic_set.join(memory),
-                    dataclasses.replace(self.study.config, seed=self.study.config.seed + order),
-                    self.study.dataset.tested_on(np.concatenate(self.orders[order][: step + 1])),
-                )
+                memory.append(part)
+                view = self.study.dataset.tested_on(np.concatenate(self.orders[order][: step + 1]))
+                cell = f"{self._place(name, order)}/after_{step + 1}"
+                result = self.study.set_accuracy(cell, synthetic_set.join(memory), config, view)
                 values[step] += result["values"] if result else []
         return [Accuracy.of(of_step).to_dict() if of_step else None for of_step in values]
 
@@ -174,55 +163,35 @@ def _main(arguments: list[str]) -> None:
         learning = Continual(opened, named)
         learning.check()
         curves = {name: learning.curve(name) for name in learning.methods}
-        condensed = {name: "once for all" if learning.serves_all(name) else "in every step" for name in curves}
-        steps, classes = opened.varied.steps, opened.dataset.num_classes
-        seen = [classes // steps * (step + 1) for step in range(steps)]
-        _plot(opened.folder / "continual_learning.png", curves, seen, opened)
-        results = {"classes_seen": seen, "accuracy": curves, "condensed": condensed}
-        results["orders"] = [np.concatenate(order).tolist() for order in learning.orders]
-        opened.finish(results, _table(curves, condensed, seen, opened))
+        seen = np.cumsum([len(classes) for classes in learning.orders[0]]).tolist()
+        _plot(opened.folder / "continual_learning.png", curves, seen, opened.dataset.name)
+        table = _table(curves, seen, {name: learning.serves_all(name) for name in curves}, opened.varied)
+        orders = [np.concatenate(steps).tolist() for steps in learning.orders]
+        opened.finish({"classes_seen": seen, "accuracy": curves, "orders": orders}, table)
 
 
-def _tuned(varied: ContinualLearning, named: dict[str, Method]) -> dict[str, Method]:
-    """The methods with the iterations and learning rates that are given for each."""
-    for flag, field in (("iterations_of", "iterations"), ("learning_rates_of", "optimizer.learning_rate")):
-        for name, value in getattr(varied, flag):
-            if name not in named:
-                raise UserError(f"{flag}: {name!r} is not among the methods; {near_misses(name, list(named))}")
-            if field not in fields.flatten(named[name]):
-                raise UserError(f"{flag}: {name} has no {field}")
-            named = {**named, name: fields.replace(named[name], {field: value})}
-    return named
-
-
-def _table(curves, condensed, seen, opened: Study[ContinualLearning]) -> str:
+def _table(curves, seen: list[int], serves_all: dict[str, bool], varied: ContinualLearning) -> str:
     """Markdown: accuracy in per cent by method and classes seen, and below it how the sets were made."""
-    header = ["method", "sets are made", *(f"{n} classes" for n in seen[:-1]), f"all {seen[-1]} classes"]
-    rows = [[name, condensed[name], *map(study.percent, curve)] for name, curve in curves.items()]
-    varied = opened.varied
+    header = ["method", "sets", *(f"{n} classes" for n in seen[:-1]), f"all {seen[-1]} classes"]
+    sets = {True: "one for all", False: "one a step"}
+    rows = [[name, sets[serves_all[name]], *map(study.percent, curve)] for name, curve in curves.items()]
     about = (
-        f"Test accuracy (%) on the classes seen, mean +- standard deviation over {varied.orders} orders x "
-        f"{varied.evaluation.networks} networks; {varied.ipc} images of each class in memory."
+        f"Test accuracy (%) on the classes seen: mean +- standard deviation over {varied.orders} orders x "
+        f"{varied.evaluation.networks} networks, with {varied.ipc} images of each class in memory. One for all: the "
+        "images of a class depend on that class alone, so that one set of all classes serves every order and every "
+        "number of steps. One a step: every step of every order has a set of its own, from the images of its classes."
     )
-    notes = {
-        "once for all": "One set serves every order and every number of steps, as each class depends on itself alone",
-        "in every step": "A set for each step of each order, from the images of its classes alone",
-    }
-    made = [f"{note}: {', '.join(n for n in curves if condensed[n] == how)}." for how, note in notes.items()]
-    made = [line for line in made if not line.endswith(": .")]
-    return "\n\n".join([study.markdown(header, rows), about, *made])
+    return f"{study.markdown(header, rows)}\n\n{about}"
 
 
-def _plot(path: Path, curves, seen: list[int], opened: Study[ContinualLearning]) -> None:
-    """Accuracy against classes seen, one curve a method."""
-    lines = {
-        name: [(n, 100 * a["mean"], 100 * a["std"], "") for n, a in zip(seen, curve, strict=True) if a is not None]
-        for name, curve in curves.items()
-    }
-    lines = {name: points for name, points in lines.items() if points}
-    path.unlink(missing_ok=True)  # a picture of another start
+def _plot(path: Path, curves, seen: list[int], title: str) -> None:
+    """Accuracy in per cent against classes seen, one curve a method."""
+    lines = {}
+    for name, curve in curves.items():
+        points = [(n, 100 * a["mean"], 100 * a["std"], "") for n, a in zip(seen, curve, strict=True) if a is not None]
+        lines |= {name: points} if points else {}
+    path.unlink(missing_ok=True)  # a picture of other methods
     if lines:
-        title = f"{opened.dataset.name}, {opened.varied.ipc} images per class in memory"
         plots.curves(path, [("test accuracy (%)", "classes seen", lines)], title, logarithmic=False)
 
 
