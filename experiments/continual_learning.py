@@ -35,7 +35,7 @@ from dmjax.methods import Method
 from dmjax.methods.coreset import Coreset
 from dmjax.run import study
 from dmjax.run.study import Study
-from dmjax.settings import cli, experiment
+from dmjax.settings import cli, experiment, fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,9 +157,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> None:
     names = cli.values_of(arguments, "methods")
-    given = ContinualLearning.methods if names is None else names
-    named, rest = experiment.parse_methods(tuple(dict.fromkeys(given)), arguments)
-    with study.opened(ContinualLearning, rest, "python -m experiments.continual_learning", f"{__doc__}") as opened:
+    named, rest = experiment.parse_methods(tuple(dict.fromkeys(names or ContinualLearning.methods)), arguments)
+    prog = "python -m experiments.continual_learning"
+    with study.opened(ContinualLearning, rest, prog, f"{__doc__}", given=arguments) as opened:
         learning = Continual(opened, named)
         learning.check()
         curves = {name: learning.curve(name) for name in learning.methods}
@@ -167,7 +167,8 @@ def _main(arguments: list[str]) -> None:
         _plot(opened.folder / "continual_learning.png", curves, seen, opened.dataset.name)
         table = _table(curves, seen, {name: learning.serves_all(name) for name in curves}, opened.varied)
         orders = [np.concatenate(steps).tolist() for steps in learning.orders]
-        opened.finish({"classes_seen": seen, "accuracy": curves, "orders": orders}, table)
+        used = {name: fields.to_dict(experiment.resolve(learning.config(name)).method) for name in curves}
+        opened.finish({"classes_seen": seen, "accuracy": curves, "methods": used, "orders": orders}, table)
 
 
 def _table(curves, seen: list[int], serves_all: dict[str, bool], varied: ContinualLearning) -> str:

@@ -179,6 +179,9 @@ def test_the_study_on_digits(study, tmp_path, capsys):
     for curve in first["accuracy"].values():
         assert [len(point["values"]) for point in curve] == [4] * 5  # orders x networks
     assert sorted(path.name for path in (tmp_path / "cl/runs/dm").iterdir()) == ["all"]
+    written = json.loads((tmp_path / "cl" / "results.json").read_text())
+    assert "--iterations 4" in written["about"]["command"]  # flags of methods too
+    assert written["methods"]["dm"]["iterations"] == 4
     with Image.open(tmp_path / "cl" / "continual_learning.png") as picture:
         picture.load()
         assert picture.width > 300

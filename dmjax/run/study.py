@@ -219,7 +219,9 @@ class Study(Generic[C]):
 
 
 @contextlib.contextmanager
-def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str) -> Iterator[Study[C]]:
+def opened(
+    kind: type[C], arguments: Sequence[str], prog: str, description: str, given: Sequence[str] | None = None
+) -> Iterator[Study[C]]:
     """Parses the flags of a study and claims its folder, which belongs to one configuration.
 
     Args:
@@ -227,18 +229,20 @@ def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str)
       arguments: Of the command line; `--config FILE` names the experiment that all runs start from.
       prog: The command, for --help.
       description: Its docstring.
+      given: The command line as results are to show it, where `arguments` are a part of it.
     """
     compilation.use_cache()
-    given, default = experiment.parse(kind, list(arguments), prog, description)
-    if default.workdir is not None and given.workdir == default.workdir:
+    parsed, default = experiment.parse(kind, list(arguments), prog, description)
+    if default.workdir is not None and parsed.workdir == default.workdir:
         name = prog.rpartition(".")[2]
-        given = dataclasses.replace(given, workdir=default.workdir.with_name(f"{default.workdir.name}_{name}"))
-    if given.runs != 1 and "runs" not in kind.__annotations__:
+        parsed = dataclasses.replace(parsed, workdir=default.workdir.with_name(f"{default.workdir.name}_{name}"))
+    if parsed.runs != 1 and "runs" not in kind.__annotations__:
         raise UserError("--runs is for dmjax.condense and dmjax.compare; a study makes one set of each")
-    varied = experiment.undecided(experiment.resolve(given, default), given)
+    varied = experiment.undecided(experiment.resolve(parsed, default), parsed)
+    command = [*prog.split(), *(arguments if given is None else given)]
     with Workdir(as_config(varied), study=True) as workdir:
         _check_kind(workdir.path / "study.json", prog.split()[2])
-        yield Study(varied, default, load_dataset(varied.data, varied.progress), workdir, [*prog.split(), *arguments])
+        yield Study(varied, default, load_dataset(varied.data, varied.progress), workdir, command)
 
 
 def as_config(varied: Config) -> Config:
