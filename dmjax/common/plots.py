@@ -32,14 +32,16 @@ def curves(
     path: Path,
     panels: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[float, float, float, str]]]]],
     title: str,
+    logarithmic: bool = True,
 ) -> None:
-    """Curves with error bars over a logarithmic axis, one panel beside the other.
+    """Curves with error bars, one panel beside the other.
 
     Args:
       path: The file.
       panels: (label of the y axis, of the x axis, {name of a curve: (x, y, error, text beside it) of its points, in
         the order in which they are connected}) of each.
       title: Above all of them.
+      logarithmic: Whether the x axis is.
     """
     figure, every = _figure(len(panels), 4.8, 3.8)
     for axes, (y_label, x_label, lines) in zip(every, panels, strict=True):
@@ -48,7 +50,7 @@ def curves(
             drawn = axes.errorbar(x, y, error, marker="o", capsize=3, label=name)
             for at, text in zip(zip(x, y, strict=True), texts, strict=True):
                 axes.annotate(text, at, (4, 4), textcoords="offset points", fontsize=7, color=drawn[0].get_color())
-        axes.set_xscale("log")
+        axes.set_xscale("log" if logarithmic else "linear")
         ticks = sorted({point[0] for points in lines.values() for point in points})
         if all(float(tick).is_integer() for tick in ticks):
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=30)

@@ -96,6 +96,29 @@ class Dataset:
         images = np.concatenate([self.images[c, :n] for c, n in enumerate(self.counts)])
         return images, np.repeat(np.arange(self.num_classes, dtype=np.int32), self.counts)
 
+    def of_classes(self, classes: Sequence[int] | np.ndarray) -> "Dataset":
+        """The data set of some classes alone, numbered anew from 0 in the order given; mean and std stay.
+
+        Args:
+          classes: Their numbers here, each once.
+        """
+        chosen = np.asarray(classes, np.int32)
+        number = np.full(self.num_classes, -1, np.int32)
+        number[chosen] = np.arange(len(chosen), dtype=np.int32)
+        tested = self.tested_on(chosen)
+        return dataclasses.replace(
+            tested,
+            class_names=tuple(self.class_names[c] for c in chosen),
+            images=self.images[chosen],
+            counts=self.counts[chosen],
+            test_labels=number[tested.test_labels],
+        )
+
+    def tested_on(self, classes: Sequence[int] | np.ndarray) -> "Dataset":
+        """The same data set and all of its classes, with the test images of some classes alone."""
+        chosen = np.isin(self.test_labels, np.asarray(classes))
+        return dataclasses.replace(self, test_images=self.test_images[chosen], test_labels=self.test_labels[chosen])
+
     def fingerprint(self) -> str:
         """A digest of all that the data set holds."""
         return self.derived_from or self._fingerprint

@@ -69,6 +69,26 @@ class SyntheticSet:
         labels = np.repeat(self.labels, self.factor**2, axis=0)
         return dataclasses.replace(self, images=images, labels=labels, factor=1)
 
+    def of_classes(self, classes: Sequence[int] | np.ndarray) -> "SyntheticSet":
+        """The images of some classes; their labels and the names of all classes stay."""
+        chosen = np.isin(self.hard_labels, np.asarray(classes))
+        return dataclasses.replace(self, images=self.images[chosen], labels=self.labels[chosen])
+
+    def among(self, classes: Sequence[int] | np.ndarray, class_names: Sequence[str]) -> "SyntheticSet":
+        """The same images, whose classes are now some of a larger number.
+
+        Args:
+          classes: The number of each of this set's classes among all.
+          class_names: Names of all.
+        """
+        numbers = np.asarray(classes, np.int32)
+        if self.labels.ndim == 1:
+            labels = numbers[self.labels]
+        else:
+            labels = np.zeros((len(self.labels), len(class_names)), np.float32)
+            labels[:, numbers] = self.labels
+        return dataclasses.replace(self, labels=labels, class_names=tuple(class_names))
+
     def digest(self) -> str:
         """Tells the set from others: 16 digits of a hash of its images, labels, mean and standard deviation."""
         arrays = (self.images, self.labels, self.mean, self.std, *([np.int32(self.factor)] if self.factor > 1 else []))
@@ -193,6 +213,21 @@ class SyntheticSet:
         buffer = io.BytesIO()
         self.picture().save(buffer, "png")
         files.write_bytes(path, buffer.getvalue())
+
+
+def join(sets: Sequence[SyntheticSet]) -> SyntheticSet:
+    """Joins sets that have the same classes into one whose images are sorted by class, those of a class as they come.
+
+    Mean and standard deviation, names and factor are those that all sets have in common.
+    """
+    first = sets[0]
+    shared = [(s.class_names, s.factor, s.labels.ndim, s.mean.tolist(), s.std.tolist()) for s in sets]
+    if any(other != shared[0] for other in shared):
+        raise ValueError("sets that are joined need the same classes, normalisation, factor and kind of labels")
+    images, labels = (np.concatenate([getattr(s, name) for s in sets]) for name in ("images", "labels"))
+    joined = dataclasses.replace(first, images=images, labels=labels, metadata={})
+    order = np.argsort(joined.hard_labels, kind="stable")
+    return dataclasses.replace(joined, images=images[order], labels=labels[order])
 
 
 def is_readable(path: Path) -> bool:

@@ -155,6 +155,16 @@ class Method:
         """Whether the method takes networks that were trained on the whole set (`Problem.trained`)."""
         return False
 
+    def separates_classes(self, config: Config) -> bool:
+        """Whether the images that are made of a class depend on the real images of that class alone.
+
+        Then the set of some classes is a part of the set of all.
+
+        Args:
+          config: The resolved configuration.
+        """
+        return False
+
     def check(self, config: Config, dataset: Dataset, remedy: str = "lower it") -> None:
         """Raises a `UserError` that ends in `remedy` where the method cannot work on these data."""
 

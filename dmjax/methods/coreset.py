@@ -77,6 +77,10 @@ class Random(Coreset):
         """No network is looked at."""
         return False
 
+    def separates_classes(self, config: Config) -> bool:
+        """Every class is drawn from on its own."""
+        return True
+
 
 @dataclasses.dataclass(frozen=True)
 class Herding(Coreset):

@@ -67,6 +67,14 @@ class DM(LearnedImages):
         """Whether embeddings are those of trained networks."""
         return self.embedding.distribution == "pool"
 
+    def separates_classes(self, config: Config) -> bool:
+        """Whether no class matters to another one, as it does by the statistics of batch norm and by trained networks.
+
+        A network of someone's own may have batch norm, so that it counts as one that does.
+        """
+        batch_norm = config.network.norm == "batch" or ":" in config.network.name
+        return not batch_norm and not self.uses_trained_networks()
+
     def constants(self, problem: Problem) -> Any:
         """The variables of K trained networks, [K, ...] each; None where every iteration draws fresh ones."""
         if not self.uses_trained_networks() or problem.trained is None:

@@ -99,10 +99,19 @@ class Study(Generic[C]):
             resume_file.unlink(missing_ok=True)
         return accuracy
 
-    def set_accuracy(self, name: str, synthetic: SyntheticSet, config: Config) -> dict[str, Any] | None:
-        """The accuracy of a set by the network, evaluation and seed of a configuration."""
+    def set_accuracy(
+        self, name: str, synthetic: SyntheticSet, config: Config, dataset: Dataset | None = None
+    ) -> dict[str, Any] | None:
+        """The accuracy of a set by the network, evaluation and seed of a configuration.
+
+        Args:
+          name: As for `cell`.
+          synthetic: The set.
+          config: What it is judged by.
+          dataset: Whose test images it is judged on, where they are not those of the study.
+        """
         settings = experiment.resolve(config)
-        measure = functools.partial(judge, settings, self.dataset, synthetic, name)
+        measure = functools.partial(judge, settings, dataset or self.dataset, synthetic, name)
         return self.accuracy(name, measure, synthetic.digest())
 
     def _measure(
@@ -139,11 +148,19 @@ class Study(Generic[C]):
         print(f"{name}: {_brief(result)}", flush=True)
         return result
 
-    def condense(self, name: str, config: Config) -> SyntheticSet | None:
-        """The set of a run, in FOLDER/runs/NAME; resumed where it was interrupted, None if it fails."""
-        return self.condense_together({name: config})[name]
+    def condense(self, name: str, config: Config, dataset: Dataset | None = None) -> SyntheticSet | None:
+        """The set of a run, in FOLDER/runs/NAME; resumed where it was interrupted, None if it fails.
 
-    def condense_together(self, configs: Mapping[str, Config]) -> dict[str, SyntheticSet | None]:
+        Args:
+          name: As for `cell`.
+          config: Of the run.
+          dataset: What is condensed, where it is not the data set of the study.
+        """
+        return self.condense_together({name: config}, dataset)[name]
+
+    def condense_together(
+        self, configs: Mapping[str, Config], dataset: Dataset | None = None
+    ) -> dict[str, SyntheticSet | None]:
         """The same for runs, by their names, that differ only in their seeds: what is missing is one program."""
         folders = {name: self.folder / "runs" / name for name in configs}
         resolved = {
@@ -154,7 +171,7 @@ class Study(Generic[C]):
         at_once = any(resolved[name].method.iterations == 0 for name in missing)
         for group in [[name] for name in missing] if at_once else [missing] * bool(missing):
             cells = [f"{name}/condense" for name in group]
-            self._measure(cells, functools.partial(self._condense, [resolved[name] for name in group]))
+            self._measure(cells, functools.partial(self._condense, [resolved[name] for name in group], dataset))
         return {
             name: SyntheticSet.load(folders[name] / "synthetic.npz") if self._is_made(name, config) else None
             for name, config in resolved.items()
@@ -169,7 +186,7 @@ class Study(Generic[C]):
             and changes(config.workdir, config) == []
         )
 
-    def _condense(self, configs: Sequence[Config]) -> list[dict[str, Any] | Exception]:
+    def _condense(self, configs: Sequence[Config], dataset: Dataset | None) -> list[dict[str, Any] | Exception]:
         results: dict[int, dict[str, Any] | Exception] = {}
         with contextlib.ExitStack() as stack:
             opened = {}
@@ -179,7 +196,7 @@ class Study(Generic[C]):
                 except UserError as error:  # a folder that is damaged, or of other settings
                     results[i] = error
             chosen = [configs[i] for i in opened]
-            made = loop.run(chosen, self.dataset, list(opened.values())) if opened else []
+            made = loop.run(chosen, dataset or self.dataset, list(opened.values())) if opened else []
         for i, result in zip(opened, made, strict=True):
             failed = isinstance(result, NonFiniteLoss)
             results[i] = result if failed else {"condense_seconds": result.clock.condense + result.pretrain}
@@ -202,7 +219,9 @@ class Study(Generic[C]):
 
 
 @contextlib.contextmanager
-def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str) -> Iterator[Study[C]]:
+def opened(
+    kind: type[C], arguments: Sequence[str], prog: str, description: str, given: Sequence[str] | None = None
+) -> Iterator[Study[C]]:
     """Parses the flags of a study and claims its folder, which belongs to one configuration.
 
     Args:
@@ -210,18 +229,20 @@ def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str)
       arguments: Of the command line; `--config FILE` names the experiment that all runs start from.
       prog: The command, for --help.
       description: Its docstring.
+      given: The command line as results are to show it, where `arguments` are a part of it.
     """
     compilation.use_cache()
-    given, default = experiment.parse(kind, list(arguments), prog, description)
-    if default.workdir is not None and given.workdir == default.workdir:
+    parsed, default = experiment.parse(kind, list(arguments), prog, description)
+    if default.workdir is not None and parsed.workdir == default.workdir:
         name = prog.rpartition(".")[2]
-        given = dataclasses.replace(given, workdir=default.workdir.with_name(f"{default.workdir.name}_{name}"))
-    if given.runs != 1 and "runs" not in kind.__annotations__:
+        parsed = dataclasses.replace(parsed, workdir=default.workdir.with_name(f"{default.workdir.name}_{name}"))
+    if parsed.runs != 1 and "runs" not in kind.__annotations__:
         raise UserError("--runs is for dmjax.condense and dmjax.compare; a study makes one set of each")
-    varied = experiment.undecided(experiment.resolve(given, default), given)
+    varied = experiment.undecided(experiment.resolve(parsed, default), parsed)
+    command = [*prog.split(), *(arguments if given is None else given)]
     with Workdir(as_config(varied), study=True) as workdir:
         _check_kind(workdir.path / "study.json", prog.split()[2])
-        yield Study(varied, default, load_dataset(varied.data, varied.progress), workdir, [*prog.split(), *arguments])
+        yield Study(varied, default, load_dataset(varied.data, varied.progress), workdir, command)
 
 
 def as_config(varied: Config) -> Config:

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import runpy
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dmjax import methods, networks
@@ -14,7 +14,7 @@ from dmjax.config import CheckpointConfig, Config, EvaluateConfig, EvaluationCon
 from dmjax.methods import Method
 from dmjax.settings import cli
 from dmjax.settings.check import check
-from dmjax.settings.fields import carry_over, fill, flatten
+from dmjax.settings.fields import carry_over, fill, flatten, replace
 
 R = typing.TypeVar("R", bound=Config | EvaluateConfig)
 C = typing.TypeVar("C", bound=Config)
@@ -110,6 +110,30 @@ def parse_methods(names: Sequence[str], arguments: list[str]) -> tuple[dict[str,
         start = base if cls is type(base) else carry_over(base, methods.create(name))
         found[name] = cli.parse(start, own, "", "")
     return found, rest
+
+
+def tune(
+    named: Mapping[str, Method], flag: str, field: str, given: Sequence[tuple[str, typing.Any]]
+) -> dict[str, Method]:
+    """Several methods, some of which are given another value of one setting.
+
+    Args:
+      named: The methods by their names.
+      flag: What the values were given by, for the message.
+      field: The dotted name of the setting.
+      given: Names of methods and their values.
+
+    Raises:
+      UserError: a name that is not among them, or a method without this setting.
+    """
+    tuned = dict(named)
+    for name, value in given:
+        if name not in named:
+            raise UserError(f"{flag}: {name!r} is not among the methods; {near_misses(name, list(named))}")
+        if field not in flatten(named[name]):
+            raise UserError(f"{flag}: {name} has no {field}")
+        tuned[name] = replace(tuned[name], {field: value})
+    return tuned
 
 
 def without_options(default: R, arguments: list[str]) -> R:
