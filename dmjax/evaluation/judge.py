@@ -87,7 +87,7 @@ def judge(
     """
     check_fits(synthetic, dataset)
     moments = synthetic.mean, synthetic.std
-    sets = [_place(synthetic)] * settings.evaluation.networks
+    sets = [place(synthetic)] * settings.evaluation.networks
     content = synthetic.digest() if resume_file else ""
     return _judge(settings, dataset, moments, sets, _epochs(settings), description, content, resume_file)
 
@@ -108,14 +108,14 @@ def judge_random_real(
         packed = np.stack([pack(images, factor) for images in classes])
         return synthetic_set.from_pixels(packed, *moments, names, factor=factor)
 
-    sets, content = (_place(draw(key)) for key in keys), f"{ipc}" + (f" of factor {factor}" if factor > 1 else "")
+    sets, content = (place(draw(key)) for key in keys), f"{ipc}" + (f" of factor {factor}" if factor > 1 else "")
     return _judge(settings, dataset, moments, sets, _epochs(settings), "random real images", content, resume_file)
 
 
 def judge_whole(settings: Settings, dataset: Dataset, resume_file: Path | None = None) -> Accuracy:
     """Does the same for the whole training set, which gives the upper bound."""
     moments = dataset.mean, dataset.std
-    whole = _place(SyntheticSet(*dataset.flat(), *moments, dataset.class_names))
+    whole = place(SyntheticSet(*dataset.flat(), *moments, dataset.class_names))
     sets, epochs = [whole] * settings.evaluation.networks, settings.evaluation.whole_epochs
     return _judge(settings, dataset, moments, sets, epochs, "whole training set", "all", resume_file)
 
@@ -143,7 +143,8 @@ def _epochs(settings: Settings) -> int:
     return settings.evaluation.epochs
 
 
-def _place(small: SyntheticSet) -> Examples:
+def place(small: SyntheticSet) -> Examples:
+    """Places the images of a set on the device, unpacked."""
     small = small.unpacked()
     return jax.device_put(Examples(small.images, small.labels, small.mean, small.std))
 
