@@ -35,6 +35,7 @@ from dmjax.run import study
 from dmjax.run.study import Study
 from dmjax.settings import cli, experiment, fields
 
+Norm = Literal["none", "batch", "layer", "instance", "group"]
 EARLY, WHOLE = "early stopping", "whole"
 _HELD_OUT = 0.1
 _PAPERS = {"ipc": 50, "evaluation.networks": 5, "evaluation.epochs": 200, "evaluation.whole_epochs": 100}
@@ -58,9 +59,7 @@ class ArchitectureSearch(Config):
     """Numbers of blocks; networks that are too deep for the images are left out."""
     activations: tuple[Literal["sigmoid", "relu", "leakyrelu", "swish"], ...] = ("sigmoid", "relu", "leakyrelu")
     """After every norm."""
-    norms: tuple[Literal["none", "batch", "layer", "instance", "group"], ...] = (
-        *("none", "batch", "layer", "instance", "group"),
-    )
+    norms: tuple[Norm, ...] = ("none", "batch", "layer", "instance", "group")
     """After every convolution."""
     poolings: tuple[Literal["none", "max", "avg"], ...] = ("none", "max", "avg")
     """At the end of every block."""
@@ -77,6 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> None:
+    if cli.take(arguments, "--method")[0] is not None:
+        raise UserError("the methods are those of --methods; leave out --method")
     names = cli.values_of(arguments, "methods")
     methods = dict.fromkeys(ArchitectureSearch.methods if names is None else names)
     named, rest = experiment.parse_methods(methods, arguments)
@@ -119,17 +120,16 @@ def choose(varied: ArchitectureSearch, dataset: Dataset) -> tuple[dict[str, Netw
     Raises:
       UserError: there are too few to be ranked, or fewer than the subset asks for.
     """
-    possible, reason = [], "an axis of it is empty"
-    every = grid(varied)
+    every, possible, reason = grid(varied), [], ""
     for config in every:
         try:
             networks.create(config, dataset.num_classes, dataset.image_shape)
             possible.append(config)
         except UserError as error:
-            reason = str(error)
+            reason = f" ({error})"
     if len(possible) < 2:
-        why = f" ({reason})" if len(possible) < len(every) or not every else ""
-        raise UserError(f"{len(possible)} networks are left of the grid{why}; name more after --widths, --depths, ...")
+        left = f"only {len(possible)} of the {len(every)} networks of the grid can be for these images"
+        raise UserError(f"{left}{reason}; name more after --widths, --depths, ...")
     if varied.subset == 1 or varied.subset > len(possible):
         raise UserError(f"subset must be 2 to {len(possible)} networks, or 0 for all, not {varied.subset}")
     order = np.random.default_rng(varied.seed).permutation(len(possible))  # it also decides between equals in a ranking
@@ -196,12 +196,12 @@ def _file(name: str) -> str:
 
 
 def _row(proxy: Proxy, summary: dict[str, Any]) -> dict[str, Any]:
+    """A line of the table, as JSON values."""
     about = {"images": len(proxy.examples.labels), "iterations": proxy.plan.total, "making": proxy.making}
     return {"proxy": proxy.name, **summary, **about}
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown."""
     top, count = (rows[0][f"rho_{of}"]["points"] for of in ("top", "all")) if rows else (0, 0)
     header = ["trained on", "test accuracy (%)", f"rho, top {top}", f"rho, all {count}", "images", "iterations"]
     header += ["seconds", "seconds to make the set", "best network"]
