@@ -102,16 +102,15 @@ def _main(arguments: list[str]) -> None:
 
 def _with_papers(arguments: list[str]) -> list[str]:
     """The arguments, with flags for those of the paper's settings that they do not give."""
-    missing = [(name, value) for name, value in _PAPERS.items() if cli.values_of(arguments, name) is None]
-    return [*arguments, *itertools.chain(*((f"--{name.replace('_', '-')}", f"{value}") for name, value in missing))]
+    missing = {name: value for name, value in _PAPERS.items() if cli.values_of(arguments, name) is None}
+    return [*arguments, *(f"--{name.replace('_', '-')}={value}" for name, value in missing.items())]
 
 
 def grid(varied: ArchitectureSearch) -> list[NetworkConfig]:
     """All networks of the grid, each once."""
     axes = varied.widths, varied.depths, varied.activations, varied.norms, varied.poolings
     options = itertools.product(*(dict.fromkeys(axis) for axis in axes))
-    precision = varied.network.precision
-    return [NetworkConfig("ConvNet", *values, precision=precision) for values in options]
+    return [NetworkConfig("ConvNet", *values, precision=varied.network.precision) for values in options]
 
 
 def choose(varied: ArchitectureSearch, dataset: Dataset) -> tuple[dict[str, NetworkConfig], int]:
@@ -175,11 +174,10 @@ def _train_all(
     """
     dataset, key = search.dataset, jax.random.fold_in(jax.random.key(search.config.seed), 3)  # that of judging
     keys = [jax.random.fold_in(key, i) for i in range(search.config.evaluation.networks)]
-    images = (dataset.test_images, dataset.test_labels), held_out
-    tests = [training.test_examples(*labelled, dataset.mean, dataset.std) for labelled in images]
+    real = (dataset.test_images, dataset.test_labels), held_out
+    tests = [training.test_examples(*labelled, dataset.mean, dataset.std) for labelled in real]
     found: dict[str, dict[str, Any]] = {proxy.name: {} for proxy in proxies}
-    total = len(architectures) * len(proxies)
-    with progress_bar(None, "training", search.varied.progress, total) as bar:
+    with progress_bar(None, "training", search.varied.progress, len(architectures) * len(proxies)) as bar:
         for name, config in architectures.items():
             network = networks.create(config, dataset.num_classes, dataset.image_shape)
             for proxy in proxies:
@@ -207,10 +205,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     header += ["seconds", "seconds to make the set", "best network"]
     cells = []
     for row in rows:
-        correlations = (f"{ranking.Correlation(**row[rho])}" for rho in ("rho_top", "rho_all"))
+        rhos = (f"{ranking.Correlation(**row[rho])}" for rho in ("rho_top", "rho_all"))
         making = "-" if row["making"] is None else f"{row['making']:.1f}"
         numbers = f"{row['images']}", f"{row['iterations']}", f"{row['seconds']:.1f}", making
-        cells.append([row["proxy"], f"{100 * row['accuracy']:.1f}", *correlations, *numbers, row["chosen"]])
+        cells.append([row["proxy"], f"{100 * row['accuracy']:.1f}", *rhos, *numbers, row["chosen"]])
     return f"{study.markdown(header, cells)}\n\n{_NOTE}"
 
 
