@@ -82,7 +82,7 @@ def _main(arguments: list[str]) -> None:
     methods = dict.fromkeys(ArchitectureSearch.methods if names is None else names)
     named, rest = experiment.parse_methods(methods, arguments)
     prog = "python -m experiments.architecture_search"
-    with study.opened(ArchitectureSearch, _with_papers(rest), prog, f"{__doc__}") as search:
+    with study.opened(ArchitectureSearch, _with_papers(rest), prog, f"{__doc__}", arguments) as search:
         # From here on everything, the method's own networks included, sees only what is not held out.
         search.dataset, *held_out = sampling.hold_out(search.dataset, _HELD_OUT, search.config.seed)
         architectures, impossible = choose(search.varied, search.dataset)
@@ -96,8 +96,8 @@ def _main(arguments: list[str]) -> None:
         rows = [_row(p, summary) for p in proxies if (summary := summarise(found[p.name], found[WHOLE]))]
         settings = {name: fields.to_dict(experiment.resolve(config).method) for name, config in runs.items()}
         sizes = {"networks": len(architectures), "impossible": impossible, "validation_images": len(held_out[1])}
-        _plot(search.folder / "architecture_search.png", rows, found, search.dataset.name)
-        search.finish({**sizes, "rows": rows, "methods": settings, "accuracies": found}, _table(rows))
+        _plot(search.folder / "architecture_search.png", rows, search.dataset.name)
+        search.finish({**sizes, "rows": rows, "methods": settings}, _table(rows))
 
 
 def _with_papers(arguments: list[str]) -> list[str]:
@@ -212,15 +212,13 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{study.markdown(header, cells)}\n\n{_NOTE}"
 
 
-def _plot(path, rows, found, dataset: str) -> None:
+def _plot(path, rows, dataset: str) -> None:
     """A panel for each proxy: test accuracy of every network, trained on it and on the whole set (Figure F8)."""
     panels = []
-    for row in rows:
-        if row["proxy"] != WHOLE:
-            names = [name for name in found[row["proxy"]] if name in found[WHOLE]]
-            x, y = ([100 * found[of][name]["mean"] for name in names] for of in (row["proxy"], WHOLE))
-            rho = ranking.Correlation(**row["rho_top"])._replace(low=None)
-            panels.append((f"{row['proxy']}, rho {rho}", x, y, [name in row["top"] for name in names]))
+    for row in (row for row in rows if row["proxy"] != WHOLE):
+        rho = ranking.Correlation(**row["rho_top"])._replace(low=None)
+        x, y = ([100 * of["test"][name] for name in row["test"]] for of in (row, rows[-1]))  # the last is the whole set
+        panels.append((f"{row['proxy']}, rho {rho}", x, y, [name in row["top"] for name in row["test"]]))
     path.unlink(missing_ok=True)  # a picture of other rows
     if panels:
         axes = "test accuracy, trained on the proxy (%)", "trained on the whole set (%)"

@@ -147,6 +147,7 @@ def test_a_summary_by_hand():
     assert found["top"] == ["a", "c", "d", "e", "f"]  # 5 % are fewer than 5
     assert found["rho_top"]["rho"] == found["rho_all"]["rho"] == -1
     assert (found["rho_top"]["points"], found["rho_all"]["points"]) == (5, 6)
+    assert found["validation"] == {"a": 0.9, "b": 0.1, "c": 0.8, "d": 0.7, "e": 0.6, "f": 0.5}
     assert proxy.summarise(own, {"a": whole["a"]}) is None
     assert [proxy.top_count(n) for n in (3, 100, 101, 720)] == [3, 5, 6, 36]
 
@@ -190,12 +191,13 @@ def test_end_to_end_and_a_second_start_measures_nothing(tmp_path, capsys, monkey
     assert [row["iterations"] for row in rows.values()] == [3, 3, 3, 3 * 6]  # batches of 250, as in the paper
     assert {size: {n for s, n in steps if s == size} for size in (30, 1294)} == {30: {1, 3}, 1294: {1, 3, 18}}
     assert sum(n == 3 for _, n in steps) == 4 * 3 * 2  # networks x (two proxies and early stopping) x trainings
-    whole = {name: cell["mean"] for name, cell in results["accuracies"]["whole"].items()}
+    whole = rows["whole"]["test"]
     for row in rows.values():
         assert row["accuracy"] == whole[row["chosen"]]
         assert set(row["top"]) == set(whole)
     assert rows["whole"]["rho_all"]["rho"] == rows["whole"]["rho_top"]["rho"] == 1
     assert results["methods"]["dm"]["iterations"] == 4
+    assert "--iterations 4" in results["about"]["command"]
     with Image.open(tmp_path / "nas" / "architecture_search.png") as picture:
         picture.load()
     assert "4 of the grid cannot be" in capsys.readouterr().out
@@ -213,11 +215,10 @@ def test_the_whole_set_as_its_own_proxy_has_correlation_one(tmp_path):
     )
     flags = [*flags[: flags.index("--iterations")], *flags[flags.index("--chunk") :]]  # random has none
     assert search.main(flags) == 0
-    found, rows = results_of(tmp_path / "nas")["accuracies"], rows_of(tmp_path / "nas")
-    assert without_seconds(found["early stopping"]) == {
-        name: {**without_seconds(cell), "digest": found["early stopping"][name]["digest"]}
-        for name, cell in found["whole"].items()
-    }
+    rows = rows_of(tmp_path / "nas")
+    assert len(rows["whole"]["test"]) == 2
+    for accuracies in ("test", "validation"):
+        assert rows["early stopping"][accuracies] == rows["whole"][accuracies]
     assert rows["early stopping"]["rho_all"]["rho"] == 1
     assert rows["early stopping"]["chosen"] == rows["whole"]["chosen"]
 

@@ -84,22 +84,25 @@ def summarise(own: Mapping[str, Mapping[str, Any]], whole: Mapping[str, Mapping[
       `chosen`: The network with the highest validation accuracy, trained on the proxy; `accuracy`: its test accuracy,
       trained on the whole set; `tied`: how many have that validation accuracy. `top`: the networks that are highest by
       it; `rho_top`, `rho_all`: the correlation over them, and over all, between test accuracies, trained on the one and
-      on the other; `seconds`: of all trainings. None where fewer than two networks were trained on both.
+      on the other; `seconds`: of all trainings; `test`, `validation`: the accuracies after training on the proxy, by
+      the names of the networks. None where fewer than two networks were trained on both.
     """
     names = [name for name in own if name in whole]
     if len(names) < 2:
         return None
     validation = np.array([np.mean(own[name]["validation"]) for name in names])
-    ours, reference = (np.array([of[name]["mean"] for name in names]) for of in (own, whole))
+    tested, reference = (np.array([of[name]["mean"] for name in names]) for of in (own, whole))
     top = ranking.best(validation, top_count(len(names)))
     return {
         "chosen": names[top[0]],
         "accuracy": float(reference[top[0]]),
         "tied": int((validation == validation.max()).sum()),
         "top": [names[i] for i in top],
-        "rho_top": ranking.correlation(ours[top], reference[top])._asdict(),
-        "rho_all": ranking.correlation(ours, reference)._asdict(),
+        "rho_top": ranking.correlation(tested[top], reference[top])._asdict(),
+        "rho_all": ranking.correlation(tested, reference)._asdict(),
         "seconds": sum(own[name]["training_seconds"] for name in names),
+        "test": dict(zip(names, tested.tolist(), strict=True)),
+        "validation": dict(zip(names, validation.tolist(), strict=True)),
     }
 
 

@@ -202,7 +202,9 @@ class Study(Generic[C]):
 
 
 @contextlib.contextmanager
-def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str) -> Iterator[Study[C]]:
+def opened(
+    kind: type[C], arguments: Sequence[str], prog: str, description: str, command: Sequence[str] | None = None
+) -> Iterator[Study[C]]:
     """Parses the flags of a study and claims its folder, which belongs to one configuration.
 
     Args:
@@ -210,6 +212,7 @@ def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str)
       arguments: Of the command line; `--config FILE` names the experiment that all runs start from.
       prog: The command, for --help.
       description: Its docstring.
+      command: What the user gave, for the results, where `arguments` are only a part of it.
     """
     compilation.use_cache()
     given, default = experiment.parse(kind, list(arguments), prog, description)
@@ -221,7 +224,13 @@ def opened(kind: type[C], arguments: Sequence[str], prog: str, description: str)
     varied = experiment.undecided(experiment.resolve(given, default), given)
     with Workdir(as_config(varied), study=True) as workdir:
         _check_kind(workdir.path / "study.json", prog.split()[2])
-        yield Study(varied, default, load_dataset(varied.data, varied.progress), workdir, [*prog.split(), *arguments])
+        yield Study(
+            varied,
+            default,
+            load_dataset(varied.data, varied.progress),
+            workdir,
+            [*prog.split(), *(arguments if command is None else command)],
+        )
 
 
 def as_config(varied: Config) -> Config:
