@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str]) -> None:
     names = cli.values_of(arguments, "methods")
     named, rest = experiment.parse_methods(dict.fromkeys(CompareConfig.methods if names is None else names), arguments)
-    with study.opened(CompareConfig, rest, "python -m dmjax.compare", f"{__doc__}") as opened:
+    with study.opened(CompareConfig, rest, "python -m dmjax.compare", f"{__doc__}", arguments) as opened:
         compare, varied = Comparison(opened, named), opened.varied
         if varied.json is not None:
             files.check_writable(varied.json)

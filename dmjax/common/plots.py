@@ -88,6 +88,41 @@ def scatter(
     _save(figure, path)
 
 
+def against(
+    path: Path,
+    panels: Sequence[tuple[str, Sequence[float], Sequence[float], Sequence[bool]]],
+    x_label: str,
+    y_label: str,
+    marked: str,
+    title: str,
+) -> None:
+    """One quantity against another, one panel beside the other, with a common y axis.
+
+    Args:
+      path: The file.
+      panels: (name, x [n], y [n], whether a point is marked [n]) of each.
+      x_label: Of the x axes.
+      y_label: Of the y axis.
+      marked: What it means that a point is marked.
+      title: Above all of them.
+    """
+    figure, every = _figure(len(panels), 3.1, 3.6)
+    for axes, (name, x, y, chosen) in zip(every, panels, strict=True):
+        x, y, chosen = np.asarray(x), np.asarray(y), np.asarray(chosen, bool)
+        axes.scatter(x[~chosen], y[~chosen], s=14, alpha=0.5, color="C0", linewidths=0, label="others")
+        axes.scatter(x[chosen], y[chosen], s=26, color="C1", edgecolors="black", linewidths=0.5, label=marked, zorder=3)
+        axes.set_title(name, fontsize=10)
+        axes.grid(alpha=0.3)
+        if axes is every[0]:
+            axes.set_ylabel(y_label)
+        else:
+            axes.sharey(every[0])
+    figure.supxlabel(x_label, fontsize=10)
+    figure.legend(*every[0].get_legend_handles_labels(), loc="outside upper right", fontsize=8, ncols=2)
+    figure.suptitle(title, x=0.02, ha="left")
+    _save(figure, path)
+
+
 def _figure(panels: int, width: float, height: float) -> tuple[Any, list[Any]]:
     """A figure and its axes, side by side; sizes in inches are those of one."""
     from matplotlib.figure import Figure  # imported where it is needed: it takes half a second

@@ -1,5 +1,6 @@
 """Random choices among the images of a class: inside compiled code, and of whole small sets."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmjax.common.errors import UserError
-from dmjax.data.dataset import Dataset
+from dmjax.data.dataset import Dataset, class_major
 
 
 def without_replacement(key: jax.Array, count: jax.Array, size: int, batch: int) -> tuple[jax.Array, jax.Array]:
@@ -53,6 +54,28 @@ def check_enough(dataset: Dataset, per_class: int, remedy: str) -> None:
             f"ipc {per_class} asks for more images than class {dataset.class_names[smallest]!r} has "
             f"({dataset.counts[smallest]}); {remedy}"
         )
+
+
+def hold_out(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """Takes a random fraction of the training images out, of all classes together.
+
+    Returns:
+      The data set without them, whose mean and std stay as they are; the images uint8 [n, H, W, D]; their labels.
+
+    Raises:
+      UserError: nothing would be held out, or a class would be left without images.
+    """
+    images, labels = dataset.flat()
+    order = np.random.default_rng(seed).permutation(len(labels))
+    held_out, kept = np.split(order, [round(fraction * len(labels))])
+    left = np.bincount(labels[kept], minlength=dataset.num_classes)
+    if len(held_out) == 0 or left.min() == 0:
+        raise UserError(
+            f"data set {dataset.name!r} has too few training images ({len(labels)}, {dataset.counts.min()} of its "
+            "smallest class) to hold some of them out for validation"
+        )
+    rest, counts = class_major(images[kept], labels[kept], dataset.num_classes)
+    return dataclasses.replace(dataset, images=rest, counts=counts), images[held_out], labels[held_out]
 
 
 @functools.partial(jax.jit, static_argnames=("size", "per_class"))

@@ -97,7 +97,7 @@ def judge(
     """
     check_fits(synthetic, dataset)
     moments = synthetic.mean, synthetic.std
-    placed, content = _place(synthetic), synthetic.digest() if resume_file else ""
+    placed, content = place(synthetic), synthetic.digest() if resume_file else ""
     return _judge(settings, dataset, moments, lambda i: placed, _epochs(settings), description, content, resume_file)
 
 
@@ -115,7 +115,7 @@ def judge_random_real(
     def draw(i: int) -> Examples:
         classes = random_images(dataset, ipc * factor**2, keys[i])
         packed = np.stack([pack(images, factor) for images in classes])
-        return _place(synthetic_set.from_pixels(packed, *moments, names, factor=factor))
+        return place(synthetic_set.from_pixels(packed, *moments, names, factor=factor))
 
     content = f"{ipc}" + (f" of factor {factor}" if factor > 1 else "")
     return _judge(settings, dataset, moments, draw, _epochs(settings), "random real images", content, resume_file)
@@ -124,8 +124,7 @@ def judge_random_real(
 def judge_whole(settings: Settings, dataset: Dataset, resume_file: Path | None = None) -> Accuracy:
     """Does the same for the whole training set, which gives the upper bound."""
     moments = dataset.mean, dataset.std
-    images, labels = dataset.flat()
-    whole = jax.device_put(Examples(images, labels, *moments))
+    whole = place_whole(dataset)
     epochs = settings.evaluation.whole_epochs
     return _judge(settings, dataset, moments, lambda i: whole, epochs, "whole training set", "all", resume_file)
 
@@ -156,9 +155,15 @@ def _epochs(settings: Settings) -> int:
     return settings.evaluation.epochs
 
 
-def _place(small: SyntheticSet) -> Examples:
+def place(small: SyntheticSet) -> Examples:
+    """Places the images of a set on the device, unpacked."""
     small = small.unpacked()
     return jax.device_put(Examples(small.images, small.labels, small.mean, small.std))
+
+
+def place_whole(dataset: Dataset) -> Examples:
+    """Places the whole training set on the device."""
+    return jax.device_put(Examples(*dataset.flat(), dataset.mean, dataset.std))
 
 
 def _judge(

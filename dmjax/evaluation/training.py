@@ -135,7 +135,8 @@ def make_plan(recipe: Recipe, images: int, epochs: int) -> Plan:
 
 def start(network: nn.Module, plan: Plan, key: jax.Array, examples: Examples) -> TrainState:
     """The state before the first step of a freshly initialised network."""
-    return _start(network, key, examples, plan.batch * plan.per_epoch)
+    variables = _variables(network, key, examples.images.shape[1:])
+    return _start(variables, len(examples.labels), plan.batch * plan.per_epoch)
 
 
 def advance(
@@ -165,11 +166,15 @@ def steps_per_dispatch(batch: int) -> int:
     return max(1, _IMAGES_PER_DISPATCH // batch)
 
 
-@functools.partial(jax.jit, static_argnames=("network", "padded"))
-def _start(network, key, examples, padded):
-    variables = networks.init(network, jax.random.fold_in(key, 0), examples.images.shape[1:])
+@functools.partial(jax.jit, static_argnames=("network", "image_shape"))
+def _variables(network, key, image_shape):
+    """A program of its own, which serves sets of any size."""
+    return networks.init(network, jax.random.fold_in(key, 0), image_shape)
+
+
+@functools.partial(jax.jit, static_argnames=("n", "padded"))
+def _start(variables, n, padded):
     momentum = jax.tree.map(jnp.zeros_like, variables["params"])
-    n = len(examples.labels)
     order, forgotten = jnp.zeros((padded,), jnp.int32), jnp.zeros((n,), jnp.int32)
     return TrainState(variables, momentum, order, jnp.int32(0), jnp.zeros((n,), bool), forgotten)
 
