@@ -118,11 +118,10 @@ def share_cost(case: Case, config: BenchmarkConfig, num_devices: int) -> dict[st
 def step_flops(case: Case, config: BenchmarkConfig) -> float:
     """XLA's count for one iteration of all classes, before optimisation: without loops, and without compiling."""
     setup = _Setup(case, config, jax.devices()[:1])
-    state, data = setup.shapes()
+    _, [state], data = setup.abstract()
     step = functools.partial(setup.method.step, dataclasses.replace(setup.problem, chunks=Chunks()))
     one_device = jax.vmap(step, (None, setup.method.state_axes, 0, None), axis_name=DEVICES)
-    lead = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), tree)  # noqa: E731
-    lowered = jax.jit(one_device).lower(jax.random.key(0), lead(state.method), lead(data), None)
+    lowered = jax.jit(one_device).lower(jax.random.key(0), state.method, data, None)
     return lowered.cost_analysis()["flops"]
 
 

@@ -84,6 +84,12 @@ class KIP(PerformanceMatching):
         """Starts from random real images and centred one-hot labels; a `UserError` where their kernel is singular."""
         images = jnp.asarray(self.random_real(problem, seed)).reshape(-1, *problem.image_shape)
         support = Support(images, centred_labels(problem.num_classes, problem.config.ipc))
+        if problem.dataset is not None:
+            self._check_regular(images)
+        return KIPState(support, self.transformation().init(support))
+
+    def _check_regular(self, images: jax.Array) -> None:
+        """Raises a `UserError` where the kernel of these images is singular."""
         values = np.linalg.eigvalsh(np.asarray(self._regularised(images), np.float64))
         if values[0] <= _SINGULAR * values[-1]:
             raise UserError(
@@ -91,7 +97,6 @@ class KIP(PerformanceMatching):
                 f"{values[0]:.2g} to {values[-1]:.2g}; are two of them alike?); raise --kernel.ridge "
                 f"(now {self.kernel.ridge:g}) or choose another --seed"
             )
-        return KIPState(support, self.transformation().init(support))
 
     def step(
         self, problem: Problem, key: jax.Array, state: KIPState, data: ClassData, constants: Any
