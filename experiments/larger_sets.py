@@ -42,8 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str]) -> None:
     with study.opened(LargerSets, arguments, "python -m experiments.larger_sets", f"{__doc__}") as larger:
         dataset, sizes = larger.dataset, sorted(set(larger.varied.sizes))
-        rate = {"optimizer.learning_rate": _CIFAR10_RATE} if dataset.name == "cifar10" else {}
-        config = fields.fill(larger.config, rate)
+        config = fields.fill(larger.config, default_rate(dataset.name))
         settings = experiment.resolve(config)
         if not sizes or min(sizes) < 1:
             raise UserError("sizes must be images per class, at least 1")
@@ -62,6 +61,11 @@ def _main(arguments: list[str]) -> None:
         _plot(larger.folder / "larger_sets.png", found, whole, sizes, dataset.name)
         results = {of: {str(size): found.get((of, size)) for size in sizes} for of in (CONDENSED, RANDOM)}
         larger.finish({**results, WHOLE: whole}, table)
+
+
+def default_rate(dataset: str) -> dict[str, float]:
+    """The learning rate by its field, where it is not the method's."""
+    return {"optimizer.learning_rate": _CIFAR10_RATE} if dataset == "cifar10" else {}
 
 
 def _plot(path, found, whole, sizes, name) -> None:
