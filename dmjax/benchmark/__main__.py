@@ -150,8 +150,7 @@ def _time(case: Case, config: BenchmarkConfig, ceilings: dict[str, float]) -> di
     }
     if case.kind == "condense":
         row["achieved_xla_flops"] = row["xla_flops"] / milliseconds * 1e3 if row["xla_flops"] else None
-        real = case.num_classes * min(config.batch_real, case.images_per_class)
-        row["real_images_per_second"] = real / milliseconds * 1e3
+        row["real_images_per_second"] = cases.real_images(case, settings) / milliseconds * 1e3
     else:
         steps = cases.steps_per_network(case, _RECIPE.epochs, batch)
         row["seconds_per_network"] = steps * milliseconds / 1e3 + row["test_seconds"]
@@ -159,7 +158,8 @@ def _time(case: Case, config: BenchmarkConfig, ceilings: dict[str, float]) -> di
         if theirs:  # without its test, which is not timed
             row["peer_networks_per_minute"] = 6e4 / (steps * row["peer_ms_per_iteration"])
         row["full_recipe_was_run"] = done >= steps
-    return row
+    unknown = [name for name, value in row.items() if isinstance(value, float) and math.isnan(value)]
+    return row | dict.fromkeys(unknown)  # JSON has no NaN
 
 
 @contextlib.contextmanager
@@ -192,11 +192,14 @@ def _describe(row: dict[str, Any]) -> str:
     lines = [
         f"{row['name']}: {row['ms_per_iteration']:,.2f} ms per {row['unit']} ({spread} over {len(row['ms_blocks'])} "
         f"blocks), compiled in {row['compile_seconds']:.1f} s",
-        f"  floor {row['floor_ms']:,.2f} ms (arithmetic {row['floor_compute_ms']:,.2f}, memory "
-        f"{row['floor_memory_ms']:,.2f}): {row['ms_per_iteration'] / row['floor_ms']:.2f} x the floor, "
-        f"{row['achieved_flops'] / 1e9:,.0f} GFLOP/s by the formula"
-        + (f", {row['achieved_xla_flops'] / 1e9:,.0f} by XLA's count" if row.get("xla_flops") else ""),
     ]
+    if row["floor_ms"] is not None:
+        lines.append(
+            f"  floor {row['floor_ms']:,.2f} ms (arithmetic {row['floor_compute_ms']:,.2f}, memory "
+            f"{row['floor_memory_ms']:,.2f}): {row['ms_per_iteration'] / row['floor_ms']:.2f} x the floor, "
+            f"{row['achieved_flops'] / 1e9:,.0f} GFLOP/s by the formula"
+            + (f", {row['achieved_xla_flops'] / 1e9:,.0f} by XLA's count" if row.get("xla_flops") else "")
+        )
     if row["kind"] == "condense":
         chunks = ", ".join(f"{name} {n or 'all'}" for name, n in row["chunks"].items())
         lines.append(

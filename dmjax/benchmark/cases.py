@@ -105,6 +105,15 @@ def work(case: Case, config: Config, depth: int, batch: int) -> tuple[float, flo
     return forward * forward_flops(network, depth, case.image_shape), bytes_moved
 
 
+def real_images(case: Case, config: Config) -> int:
+    """Real images that an iteration takes, of all classes together."""
+    if hasattr(config.method, "batch_target"):
+        each = config.method.batch_target // case.num_classes
+    else:
+        each = getattr(config.method, "batch_real", case.images_per_class)
+    return case.num_classes * min(max(1, each), case.images_per_class)
+
+
 def steps_per_network(case: Case, epochs: int, batch: int) -> int:
     """Training steps of the full evaluation recipe."""
     return epochs * math.ceil(case.num_classes * case.ipc / batch)
