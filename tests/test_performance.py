@@ -412,7 +412,7 @@ def test_a_singular_kernel_is_said_before_anything_is_learned(dataset):
         condense.condense(config, same)
 
 
-@pytest.mark.parametrize("method", ["dd", "ld", "kip"])
+@pytest.mark.parametrize("method", ["kip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dd", "ld"))])
 def test_a_killed_run_ends_in_the_same_bytes(run_command, tmp_path, method):
     flags = (*SMALL, "--method", method, "--chunk", "2", "--checkpoint.every", "4", "--ipc", "2")
     whole = run_command("dmjax.condense", *flags, "--iterations", "12", "--workdir", tmp_path / "whole")
