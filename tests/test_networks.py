@@ -1,5 +1,6 @@
 """ConvNet, its layers and its initial parameters against PyTorch and NumPy."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ from dmjax import networks
 from dmjax.common.errors import UserError
 from dmjax.config import NetworkConfig
 from dmjax.networks.convolution import conv_general_dilated
-from dmjax.networks.layers import BatchNorm
+from dmjax.networks.layers import BatchNorm, pool
 
 
 def init(network, shape, seed=0):
@@ -217,3 +218,16 @@ def test_errors_name_the_mend():
         networks.create(NetworkConfig(name="Convnet"), 10, (8, 8, 3))
     with pytest.raises(UserError, match="4 divides"):
         networks.create(NetworkConfig(norm="group", width=6), 10, (8, 8, 3))
+
+
+def test_max_pooling_is_that_of_a_window_with_ties_odd_sides_and_nan(rng):
+    """Values and gradients, which go to the first of equal values; a NaN is not lost."""
+    x = jnp.asarray(rng.integers(0, 3, (4, 7, 6, 5)), jnp.float32)
+    window = lambda x: nn.max_pool(x, (2, 2), strides=(2, 2))  # noqa: E731
+    weights = jnp.asarray(rng.normal(size=(4, 3, 3, 5)), jnp.float32)
+    ours = lambda x: pool(x, "max")  # noqa: E731
+    np.testing.assert_array_equal(ours(x), window(x))
+    gradients = [jax.grad(lambda x, f=f: (f(x) * weights).sum())(x) for f in (ours, window)]
+    np.testing.assert_array_equal(*gradients)
+    for corner in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        assert np.isnan(pool(x.at[0, *corner, 0].set(jnp.nan), "max")[0, 0, 0, 0])

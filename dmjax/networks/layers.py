@@ -1,5 +1,6 @@
 """Layers that every family shares, with the parameter distributions of PyTorch's defaults."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -174,6 +175,16 @@ def pool(x: jax.Array, kind: str, size: int = 2) -> jax.Array:
     window = (size, size)
     if kind == "avg":
         return nn.pooling.pool(x, 0.0, jax.lax.add, window, window, "VALID") * (1 / size**2)
+    if kind == "max" and size == 2 and jax.default_backend() == "cpu":
+        return _largest_of_four(x)
     if kind == "max":
         return nn.max_pool(x, window, strides=window)
     return x
+
+
+def _largest_of_four(x: jax.Array) -> jax.Array:
+    """Max pooling of 2x2, whose gradient is four times as fast on a CPU as that of a window; of equals the first."""
+    height, width = (side // 2 * 2 for side in x.shape[1:3])
+    corners = [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
+    larger = lambda a, b: jnp.where((a >= b) | jnp.isnan(a), a, b)  # noqa: E731
+    return functools.reduce(larger, corners)
