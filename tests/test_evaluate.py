@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from dmjax import condense, evaluate
+from dmjax import Dataset, condense, evaluate
 from dmjax.common.errors import UserError
 from dmjax.config import AugmentConfig, Config, DataConfig, EvaluationConfig, NetworkConfig
 from dmjax.data import load
@@ -211,3 +211,19 @@ def test_a_set_of_other_images_is_judged_with_a_word(small, digits, capsys):
     same = dataclasses.replace(small, metadata={**small.metadata, "dataset": {"fingerprint": digits.fingerprint()}})
     evaluate.evaluate(same, digits, networks=1, epochs=1, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_top_five_accuracy_where_there_are_many_classes():
+    """In what Python gets, in JSON and on the screen; ten classes have none."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(60), 3)
+    images = rng.integers(0, 256, (180, 8, 8)).astype(np.uint8)
+    many = Dataset.from_arrays(images, labels, images[::3], labels[::3])
+    small = from_pixels(many.images[:, :1], many.mean, many.std, many.class_names)
+    found = evaluate.evaluate(
+        small, many, network=NetworkConfig(width=4, depth=1), networks=2, epochs=2, progress=False
+    )
+    assert len(found.top5) == 2
+    assert all(five >= one for five, one in zip(found.top5, found.values, strict=True))
+    assert f", top-5 {100 * np.mean(found.top5):.1f} +- " in str(found)
+    assert found.to_dict()["top5"] == list(found.top5)

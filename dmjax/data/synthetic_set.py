@@ -70,9 +70,9 @@ class SyntheticSet:
         return dataclasses.replace(self, images=images, labels=labels, factor=1)
 
     def of_classes(self, classes: Sequence[int] | np.ndarray) -> "SyntheticSet":
-        """The images of some classes; their labels and the names of all classes stay."""
+        """The images of some classes; their labels and the names of all classes stay, what is of the whole set goes."""
         chosen = np.isin(self.hard_labels, np.asarray(classes))
-        return dataclasses.replace(self, images=self.images[chosen], labels=self.labels[chosen])
+        return dataclasses.replace(self, images=self.images[chosen], labels=self.labels[chosen], extra={})
 
     def among(self, classes: Sequence[int] | np.ndarray, class_names: Sequence[str]) -> "SyntheticSet":
         """The same images, whose classes are now some of a larger number.
@@ -225,7 +225,7 @@ def join(sets: Sequence[SyntheticSet]) -> SyntheticSet:
     if any(other != shared[0] for other in shared):
         raise ValueError("sets that are joined need the same classes, normalisation, factor and kind of labels")
     images, labels = (np.concatenate([getattr(s, name) for s in sets]) for name in ("images", "labels"))
-    joined = dataclasses.replace(first, images=images, labels=labels, metadata={})
+    joined = dataclasses.replace(first, images=images, labels=labels, metadata={}, extra={})
     order = np.argsort(joined.hard_labels, kind="stable")
     return dataclasses.replace(joined, images=images[order], labels=labels[order])
 
