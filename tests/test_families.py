@@ -252,9 +252,9 @@ def test_every_family_has_a_learning_rate_for_condensing():
     """
     rates = {
         "ConvNet": (1, 1, 1), "ConvNetBN": (1, 1, 1), "ConvNetNN": (50, 50, 50), "MLP": (1, 1, 1),
-        "LeNet": (20, 20, 20), "AlexNet": (200, 200, 200), "AlexNetBN": (0.02, 0.2, 1), "VGG11": (0.002, 0.0775, 1),
-        "VGG19BN": (0.002, 0.0775, 1), "ResNet18BN": (0.01, 0.15, 1), "ResNet18_AP": (0.002, 0.0775, 1),
-        "ResNet18BN_AP": (0.002, 0.0775, 1), "my_package:Mine": (1, 1, 1),
+        "LeNet": (20, 20, 20), "AlexNet": (200, 200, 200), "AlexNetBN": (0.02, 0.0774, 1), "VGG11": (0.002, 0.0172, 1),
+        "VGG19BN": (0.002, 0.0172, 1), "ResNet18BN": (0.01, 0.0492, 1), "ResNet18_AP": (0.002, 0.0172, 1),
+        "ResNet18BN_AP": (0.002, 0.0172, 1), "my_package:Mine": (1, 1, 1),
     }  # fmt: skip
     for name, expected in rates.items():
         given = [Config(network=NetworkConfig(name=name), ipc=ipc) for ipc in (1, 10, 50)]

@@ -114,7 +114,7 @@ def condensing_rate(config: NetworkConfig, ipc: int) -> float:
     The gradient has the scale of the features, which differs between families by orders of magnitude, and where random
     networks hardly agree on its direction only small steps average them. At one image per class some families therefore
     have rates below 1. From 50 images per class on they have 1, with which the authors condense with batch norm, and in
-    between a rate that grows as a power of ipc, since gradients fall faster than 1 / ipc.
+    between `rate ** (1 - (log ipc / log 50) ** 2)`, since gradients fall faster than 1 / ipc.
     experiments/results/learning_rates.md says how each rate was found.
 
     Args:
@@ -125,7 +125,7 @@ def condensing_rate(config: NetworkConfig, ipc: int) -> float:
         return 1.0
     with_norm, without = FAMILIES[config.name].rates
     rate = without if config.norm in (None, "none") else with_norm
-    return rate ** max(0.0, 1 - math.log(ipc) / math.log(_PAPERS_SIZE)) if rate < 1 else rate
+    return rate ** max(0.0, 1 - (math.log(ipc) / math.log(_PAPERS_SIZE)) ** 2) if rate < 1 else rate
 
 
 def short_name(config: NetworkConfig) -> str:

@@ -155,8 +155,9 @@ class Record:
         with methods.reported(self.config.method):
             made = self.config.method.finish(self._problem, state)
         data, metadata = self._dataset, {**self._about, "iterations": self.done}
+        further = {"whitening": data.whitening, "extra": made.extra}
         return synthetic_set.from_pixels(
-            made.images, data.mean, data.std, data.class_names, metadata, *made[1:3], data.whitening, made.extra
+            made.images, data.mean, data.std, data.class_names, metadata, made.labels, made.factor, **further
         )
 
     @functools.cached_property
