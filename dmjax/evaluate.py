@@ -146,6 +146,8 @@ def _main(arguments: list[str]) -> None:
         raise UserError("give either --synthetic FILE.npz or --random-real IMAGES_PER_CLASS")
     if config.own and (synthetic is None or config.method.own_evaluation is None):
         raise UserError("--own needs a --synthetic set of a method that has an evaluation of its own")
+    if config.own and config.pool is not None and not config.method.own_evaluation_is_random:
+        raise UserError(f"{config.method.own_evaluation} trains no network; leave out --pool {config.pool}")
     if config.json is not None:
         files.check_writable(config.json)
     dataset = load_dataset(config.data, config.progress)

@@ -75,8 +75,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> None:
-    if cli.take(arguments, "--method")[0] is not None:
-        raise UserError("the methods are those of --methods; leave out --method")
     names = cli.values_of(arguments, "methods")
     methods = dict.fromkeys(ArchitectureSearch.methods if names is None else names)
     named, rest = experiment.parse_methods(methods, arguments)

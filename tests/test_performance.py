@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import dmjax
-from dmjax import Config, Dataset, NetworkConfig, OptimizerConfig, condense, evaluate
+from dmjax import Config, Dataset, NetworkConfig, OptimizerConfig, compare, condense, evaluate
 from dmjax.common.errors import UserError
 from dmjax.config import EvaluationConfig
 from dmjax.evaluation import training
-from dmjax.methods import kernel, labels, performance, unrolled
+from dmjax.methods import kernel, labels, patience, performance, unrolled
 from dmjax.methods.base import Chunks
 from dmjax.methods.kernel import KIP, KernelConfig
 from dmjax.methods.labels import LD
@@ -249,9 +250,9 @@ def test_ld_second_order_matches_torch(torch, dataset):
 
 def test_a_network_starts_anew_when_its_error_has_stopped_to_fall():
     """A window of 3: sums 6, 5, 4, 4, 4, 4, 4; the fourth step without a lower sum is one too many."""
-    state, restarts = labels.new_patience(3, jnp.int32([7, 0, 0])), []
+    state, restarts = patience.new_patience(3, jnp.int32([7, 0, 0])), []
     for error in (3.0, 2.0, 1.0, 2.0, 1.0, 1.0, 2.0, 1.0, 1.0):
-        state, restart = labels.note_error(state, jnp.float32(error))
+        state, restart = patience.note_error(state, jnp.float32(error))
         restarts.append(bool(restart))
     assert restarts == [False] * 8 + [True]
     np.testing.assert_array_equal(state.lengths, [5, 7, 0])  # the smallest sum, 4, was first reached after five steps
@@ -344,10 +345,75 @@ def test_kip_moves_by_torchs_derivative(torch, dataset, name):
         np.testing.assert_allclose(moved / scale, theirs.grad.numpy() / scale, atol=1e-3)
 
 
-def test_labels_are_learned_only_where_that_is_asked_for(dataset):
-    start, after, _ = run(config_of(KIP(batch_target=12)), dataset, length=2)
+@pytest.mark.parametrize("given", [PLAIN, OptimizerConfig("adamw", 0.1, (("weight_decay", 1.0),))])
+def test_labels_are_learned_only_where_that_is_asked_for(dataset, given):
+    """A decay of weights does not move them either."""
+    start, after, _ = run(config_of(KIP(batch_target=12, optimizer=given)), dataset, length=2)
     np.testing.assert_array_equal(start.support.labels, after.support.labels)
-    assert np.abs(start.support.images - after.support.images).max() > 0.01
+    assert np.abs(start.support.images - after.support.images).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("method", "changed", "message"),
+    [
+        (DD(iterations=2), {"step_sizes": np.zeros((3, 0), np.float32)}, "step_sizes of the set is damaged"),
+        (DD(iterations=2), {"step_sizes": np.full((3, 2), -1, np.float32)}, "they must be above 0"),
+        (DD(iterations=2), {"step_sizes": np.ones((3, 3), np.float32)}, "equally many of each class in each of 3"),
+        (DD(iterations=2), {"known_key": np.ones(2, np.float32)}, "known_key of the set is damaged"),
+        (LD(iterations=2), {"steps": np.int32([3, 4])}, "steps of the set is damaged: it is int32 .2., and should be"),
+        (LD(iterations=2), {"steps": np.int32(-5)}, "they must be above 0, not -5"),
+        (KIP(iterations=2), {"regression_labels": np.zeros((6, 2), np.float32)}, "regression_labels of the set is"),
+    ],
+)
+def test_damaged_arrays_of_a_set_are_one_line(dataset, method, changed, message):
+    config = Config(method=method, network=NetworkConfig(name="MLP"), ipc=2, progress=False)
+    made = condense.condense(config, dataset)
+    damaged = dataclasses.replace(made, extra={**made.extra, **changed})
+    with pytest.raises(UserError, match=message):
+        judge_own(experiment.resolve(config), dataset, damaged)
+
+
+def test_images_that_are_all_alike_or_in_another_order_are_one_line(dataset):
+    config = Config(method=KIP(iterations=2), network=NetworkConfig(name="MLP"), ipc=2, progress=False)
+    made = condense.condense(config, dataset)
+    with pytest.raises(UserError, match="kernel of these 6 images is singular"):
+        alike = dataclasses.replace(made, images=np.repeat(made.images[:1], 6, axis=0))
+        judge_own(experiment.resolve(config), dataset, alike)
+    config = dataclasses.replace(config, method=DD(iterations=2))
+    made = condense.condense(config, dataset)
+    with pytest.raises(UserError, match="in the order of their classes"):
+        judge_own(experiment.resolve(config), dataset, dataclasses.replace(made, labels=made.labels[::-1]))
+
+
+def test_networks_with_batch_norm_are_refused_by_the_own_evaluation_too(dataset):
+    config = experiment.resolve(Config(method=LD(iterations=2), network=NetworkConfig(name="MLP"), ipc=2))
+    made = condense.condense(dataclasses.replace(config, progress=False), dataset)
+    other = dataclasses.replace(config, network=NetworkConfig(name="ConvNet", width=4, depth=1, norm="batch"))
+    with pytest.raises(UserError, match="ld does not train networks with batch norm"):
+        judge_own(other, dataset, made)
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.3, 50.0, 1000.0])
+def test_any_step_size_can_be_started_from(size):
+    assert jax.nn.softplus(unrolled.inverse_softplus(jnp.float32(size))) == pytest.approx(size, rel=1e-5)
+
+
+def test_a_singular_kernel_is_said_before_a_comparison_makes_anything(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    flags = ["--config", "experiments/tiny.py", "--methods", "random", "kip", "--ipc", "1", "--runs", "1"]
+    flags += [
+        "--kernel.name",
+        "rbf",
+        "--kernel.gamma",
+        "1e-9",
+        "--kernel.ridge",
+        "0",
+        "--workdir",
+        str(tmp_path / "all"),
+    ]
+    assert compare.main(flags) == 2
+    assert "the rbf kernel of these 10 images is singular" in capsys.readouterr().err
+    assert not (tmp_path / "all" / "cells").exists()
 
 
 def test_nearest_probabilities_are_the_projection(rng):
@@ -408,7 +474,7 @@ def test_what_cannot_work_is_said_before_anything_is_made(method, network, messa
 def test_a_singular_kernel_is_said_before_anything_is_learned(dataset):
     same = dataclasses.replace(dataset, images=np.repeat(dataset.images[:, :1], dataset.images.shape[1], axis=1))
     config = Config(method=KIP(iterations=3, kernel=KernelConfig(ridge=0.0)), ipc=2, progress=False)
-    with pytest.raises(UserError, match=r"the ntk kernel of the 6 images .* is singular .* raise --kernel.ridge"):
+    with pytest.raises(UserError, match=r"the ntk kernel of these 6 images is singular .* raise --kernel.ridge"):
         condense.condense(config, same)
 
 

@@ -11,6 +11,7 @@ from dmjax import KIP, Config, Dataset, NetworkConfig, SyntheticSet, condense, d
 from dmjax.common.errors import UserError
 from dmjax.config import DataConfig, EvaluationConfig
 from dmjax.data import normalize
+from dmjax.data.sampling import hold_out
 from dmjax.data.whitening import fit
 from dmjax.evaluation import judge
 from dmjax.settings import experiment
@@ -52,6 +53,15 @@ def test_data_sets_that_were_whitened_otherwise_have_other_fingerprints(digits):
     assert digits.whitened(0.1).fingerprint() == digits.whitened(0.1).fingerprint()
 
 
+def test_parts_of_a_whitened_data_set_have_fingerprints_of_their_own(digits):
+    """Else networks that were trained on one part would be taken for another."""
+    white = digits.whitened(0.1)
+    rest, images, labels = hold_out(white, 0.1, 0)
+    assert rest.images.dtype == images.dtype == np.float32
+    parts = [white, white.of_classes([0, 1]), white.of_classes([2, 3]), white.tested_on([0]), rest]
+    assert len({part.fingerprint() for part in parts}) == 5
+
+
 def test_a_set_keeps_its_whitening_and_shows_pictures_without_it(digits, tmp_path):
     white = digits.whitened(0.1)
     config = Config(method=KIP(iterations=2), network=NetworkConfig(name="MLP"), ipc=1, progress=False)
@@ -69,6 +79,8 @@ def test_a_set_keeps_its_whitening_and_shows_pictures_without_it(digits, tmp_pat
     assert evaluate.evaluate(kept, white, **settings).values
     with pytest.raises(UserError, match="the synthetic set is whitened, the data are not"):
         evaluate.evaluate(kept, digits, **settings)
+    with pytest.raises(UserError, match="was whitened otherwise than the data"):
+        evaluate.evaluate(kept, digits.whitened(0.5), **settings)
     with pytest.raises(UserError, match="the synthetic set is not whitened, the data are"):
         judge.check_fits(dataclasses.replace(kept, whitening=None), white)
 

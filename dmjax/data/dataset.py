@@ -42,7 +42,7 @@ class Dataset:
       mean: float32 [D], of pixels / 255; 0 where the images are whitened.
       std: float32 [D], of pixels / 255; 1 where the images are whitened.
       whitening: How the images were whitened (`dmjax.data.whitening`); None where they were not.
-      derived_from: Stands for the digest of a data set that was computed from another one.
+      derived_from: Stands for the digest of a data set that was computed from another one; a part of it has its own.
     """
 
     name: str
@@ -112,12 +112,14 @@ class Dataset:
             images=self.images[chosen],
             counts=self.counts[chosen],
             test_labels=number[tested.test_labels],
+            derived_from=None,
         )
 
     def tested_on(self, classes: Sequence[int] | np.ndarray) -> "Dataset":
         """The same data set and all of its classes, with the test images of some classes alone."""
         chosen = np.isin(self.test_labels, np.asarray(classes))
-        return dataclasses.replace(self, test_images=self.test_images[chosen], test_labels=self.test_labels[chosen])
+        images, labels = self.test_images[chosen], self.test_labels[chosen]
+        return dataclasses.replace(self, test_images=images, test_labels=labels, derived_from=None)
 
     def fingerprint(self) -> str:
         """A digest of all that the data set holds."""
@@ -223,9 +225,9 @@ def release(array: np.ndarray) -> None:
 
 
 def class_major(images: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorts images uint8 [n, H, W, D] by label into [C, N, H, W, D], zero-padded, and their counts int32 [C]."""
+    """Sorts images [n, H, W, D] by label into [C, N, H, W, D], zero-padded, and their counts int32 [C]."""
     counts = np.bincount(labels, minlength=num_classes).astype(np.int32)
-    out = np.zeros((num_classes, counts.max(), *images.shape[1:]), np.uint8)
+    out = np.zeros((num_classes, counts.max(), *images.shape[1:]), images.dtype)
     for c in range(num_classes):
         out[c, : counts[c]] = images[labels == c]
     return out, counts

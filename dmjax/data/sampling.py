@@ -75,7 +75,8 @@ def hold_out(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, np.
             "smallest class) to hold some of them out for validation"
         )
     rest, counts = class_major(images[kept], labels[kept], dataset.num_classes)
-    return dataclasses.replace(dataset, images=rest, counts=counts), images[held_out], labels[held_out]
+    left_over = dataclasses.replace(dataset, images=rest, counts=counts, derived_from=None)
+    return left_over, images[held_out], labels[held_out]
 
 
 @functools.partial(jax.jit, static_argnames=("size", "per_class"))

@@ -49,6 +49,13 @@ class Whitening:
         flat = images.reshape(len(images), -1) @ self._inverse + self.centre
         return (flat.reshape(images.shape) * self.std + self.mean).astype(np.float32)
 
+    def is_close(self, other: "Whitening") -> bool:
+        """Whether another map does the same, but for the last digits in which machines differ."""
+        if self.matrix.shape != other.matrix.shape:
+            return False
+        scale = np.abs(self.matrix).max()
+        return bool(np.abs(self.matrix - other.matrix).max() < 1e-2 * scale)
+
     @functools.cached_property
     def _inverse(self) -> np.ndarray:
         return np.linalg.inv(self.matrix.astype(np.float64)).astype(np.float32)

@@ -139,6 +139,11 @@ def check_fits(synthetic: SyntheticSet, dataset: Dataset) -> None:
     if (synthetic.whitening is None) != (dataset.whitening is None):
         known = "is whitened, the data are not" if dataset.whitening is None else "is not whitened, the data are"
         raise UserError(f"the synthetic set {known}; --data.zca says which of the two the data are")
+    if synthetic.whitening is not None and not synthetic.whitening.is_close(dataset.whitening):
+        raise UserError(
+            "the synthetic set was whitened otherwise than the data; give the --data.zca-regularization and the "
+            "training images that it was made with"
+        )
     if synthetic.class_names != dataset.class_names:
         raise UserError(
             f"the synthetic set has {_classes(synthetic)}, data set {dataset.name!r} has {_classes(dataset)}; "

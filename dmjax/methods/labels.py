@@ -23,11 +23,11 @@ from dmjax.evaluation.training import Examples, Tested
 from dmjax.methods import optimizer, performance
 from dmjax.methods.base import ClassData, Condensed, Problem, in_chunks
 from dmjax.methods.optimizer import OptimizerConfig
+from dmjax.methods.patience import Patience, new_patience, note_error
 from dmjax.methods.performance import PerformanceMatching, Targets, over_devices
 
 _RIDGE = 1.0  # of the regression
 _BLEND = 0.01  # weight of a new solution in the classifier, a moving average
-_NO_ERROR = 1e30  # before there is a sum of errors
 _SCALE_RATE = 0.01  # learning rate of the factor between the classifier's outputs and logits
 
 
@@ -45,24 +45,6 @@ class Learner(NamedTuple):
     optimizer: Any
     classifier: Any
     scale: Any
-
-
-class Patience(NamedTuple):
-    """When the network starts anew: after as many steps without a lower error as errors are averaged.
-
-    Attributes:
-      errors: float32 [window], the errors on the last real batches, in turn.
-      steps: int32 scalar, steps of this network.
-      lowest: float32 scalar, smallest sum of `errors`.
-      since: int32 scalar, steps since then.
-      lengths: int32 [3], steps that the last networks took to their smallest sum, the newest first; 0 for none.
-    """
-
-    errors: Any
-    steps: Any
-    lowest: Any
-    since: Any
-    lengths: Any
 
 
 class LDState(NamedTuple):
@@ -125,8 +107,7 @@ class LD(PerformanceMatching):
 
     def start(self, problem: Problem, seed: int) -> LDState:
         """Starts from random real images, those of the method `random` with the same seed, and uniform labels."""
-        if networks.has_batch_norm(problem.network, problem.image_shape):
-            raise UserError("ld does not train networks with batch norm; choose another --network.name")
+        _check_network(problem)
         images = jnp.asarray(self.random_real(problem, seed)).reshape(-1, *problem.image_shape)
         labels = jnp.full((len(images), problem.num_classes), 1 / problem.num_classes)
         learner = self._new_learner(problem, jax.random.fold_in(performance.first_key(seed), 1))
@@ -167,9 +148,13 @@ class LD(PerformanceMatching):
 
     def test(self, problem: Problem, synthetic: SyntheticSet, examples: Examples, key: jax.Array) -> Tested:
         """Trains a network on the set as the authors do, for as many steps as networks took on the way."""
+        _check_network(problem)
         images, labels = performance.flat_images(synthetic), jnp.asarray(synthetic.labels)
+        steps = int(performance.array_of(synthetic, "steps", (), "i"))
         if labels.ndim != 2:
             raise UserError("the set has no soft labels, which ld leaves in it")
+        if not 0 < steps < 2**31:
+            raise UserError(f"steps of the set are damaged: they must be above 0, not {steps}")
 
         @jax.jit
         def count(key, steps, images, labels, examples):
@@ -182,7 +167,7 @@ class LD(PerformanceMatching):
             learner = jax.lax.fori_loop(0, steps, body, self._new_learner(problem, start_key))
             return training.count_correct(lambda images: self._logits(problem, learner, images), examples)
 
-        return training.tested(count(key, jnp.int32(synthetic.extra["steps"]), images, labels, examples))
+        return training.tested(count(key, jnp.int32(steps), images, labels, examples))
 
     def _window(self, problem: Problem, images: int) -> int:
         usual = 100 if problem.num_classes >= 49 else 200 if images > 100 else 50
@@ -262,24 +247,10 @@ def as_probabilities(labels: jax.Array) -> jax.Array:
     return jnp.where(total > 0, clipped / jnp.where(total > 0, total, 1), 1 / labels.shape[1])
 
 
-def new_patience(window: int, lengths: jax.Array) -> Patience:
-    """That of a network which has not taken a step."""
-    return Patience(jnp.zeros(window), jnp.int32(0), jnp.float32(_NO_ERROR), jnp.int32(0), lengths)
-
-
-def note_error(patience: Patience, error: jax.Array) -> tuple[Patience, jax.Array]:
-    """Counts one more step with this error; returns the new count, and whether the network starts anew."""
-    errors, steps, lowest, since, lengths = patience
-    window = len(errors)
-    errors, steps = errors.at[steps % window].set(error), steps + 1
-    total = errors.sum()
-    lower = (steps == window) | ((steps > window) & (total < lowest))
-    since = jnp.where(lower | (steps < window), 0, since + 1)
-    restart = since > window
-    length = steps - since  # up to the smallest sum
-    anew = new_patience(window, jnp.concatenate([length[None], lengths[:2]]))
-    same = Patience(errors, steps, jnp.where(lower, total, lowest), since, lengths)
-    return jax.tree.map(lambda a, b: jnp.where(restart, a, b), anew, same), restart
+def _check_network(problem: Problem) -> None:
+    """Raises a `UserError` for networks with batch norm, whose statistics a step would have to carry on."""
+    if networks.has_batch_norm(problem.network, problem.image_shape):
+        raise UserError("ld does not train networks with batch norm; choose another network")
 
 
 def _features(problem: Problem, variables: Any, images: jax.Array) -> jax.Array:

@@ -7,13 +7,15 @@ and its derivative on the real images of its classes, and the derivatives are su
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from dmjax.common.errors import UserError
 from dmjax.config import Config, Count
 from dmjax.data import Dataset, normalize, sampling
 from dmjax.data.synthetic_set import SyntheticSet
@@ -40,7 +42,8 @@ class Targets(NamedTuple):
 class PerformanceMatching(Method):
     """A method that improves a set by the loss of a model on real images; subclasses implement `start` and `step`.
 
-    Its state is the same on all devices, whatever is in it.
+    Its state is the same on all devices, whatever is in it. A real batch has equally many images of every class, where
+    the authors of these methods (but of `kip`) draw from all classes together.
     """
 
     state_axes: ClassVar[Any] = None
@@ -48,7 +51,7 @@ class PerformanceMatching(Method):
     iterations: Count = 1000  # type: ignore[misc]
     """How many iterations."""
     batch_target: Count = 1024
-    """Real images per iteration, of all classes together, and as many of each (all of a class that has fewer)."""
+    """Real images per iteration, of all classes together: equally many of each, at least one."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def default_learning_rate(self, config: Config) -> float:
@@ -128,6 +131,32 @@ def weighted(targets: Targets, measure: Callable[[jax.Array, jax.Array], Any], a
 def by_class(problem: Problem, data: ClassData, losses: jax.Array) -> jax.Array:
     """Losses [C'] of the classes of one device, whose mean over all classes is the sum of the weighted losses."""
     return jax.lax.stop_gradient(losses.reshape(len(data.index), -1).sum(axis=1)) * problem.num_classes
+
+
+def array_of(synthetic: SyntheticSet, name: str, shape: Sequence[int | None], kind: str) -> np.ndarray:
+    """An array that a method has left in a set.
+
+    Args:
+      synthetic: The set.
+      name: Of the array, in `extra`.
+      shape: What its shape must be; None for a side of any length above 0.
+      kind: What it must hold: "f" for floats, "i" for integers, "u" for unsigned ones.
+
+    Raises:
+      KeyError: it is not there.
+      UserError: it has another shape or type.
+    """
+    array = np.asarray(synthetic.extra[name])
+    fits = len(array.shape) == len(shape) and all(
+        side > 0 if wanted is None else side == wanted for side, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not fits or array.dtype.kind != kind:
+        wanted = [side if side is not None else "any" for side in shape]
+        raise UserError(
+            f"{name} of the set is damaged: it is {array.dtype} {list(array.shape)}, and should be "
+            f"{ {'f': 'floats', 'i': 'integers', 'u': 'unsigned integers'}[kind] } {wanted}"
+        )
+    return array
 
 
 def flat_images(synthetic: SyntheticSet) -> jax.Array:

@@ -117,7 +117,7 @@ class DD(PerformanceMatching):
         else:
             images = jax.random.normal(first_key(seed), (problem.num_classes, problem.config.ipc, *problem.image_shape))
         assert self.steps is not None, "the settings are not resolved"
-        raw = jnp.full((self.epochs, self.steps), jnp.log(jnp.expm1(jnp.float32(self.step_size))))
+        raw = jnp.full((self.epochs, self.steps), inverse_softplus(jnp.float32(self.step_size)))
         learned = Learned(jnp.asarray(images), raw)
         known = jax.random.key_data(jax.random.fold_in(first_key(seed), 1))
         return DDState(learned, self.transformation().init(learned), known)
@@ -155,19 +155,26 @@ class DD(PerformanceMatching):
 
     def test(self, problem: Problem, synthetic: SyntheticSet, examples: Examples, key: jax.Array) -> Tested:
         """Trains a network by the set's own steps, from the initialisation that they are made for."""
-        step_sizes, known_key = (jnp.asarray(synthetic.extra[name]) for name in ("step_sizes", "known_key"))
+        step_sizes = performance.array_of(synthetic, "step_sizes", (None, None), "f")
+        known_key = performance.array_of(synthetic, "known_key", (2,), "u")
+        expected = np.repeat(np.arange(problem.num_classes), synthetic.ipc)
+        if not np.array_equal(synthetic.labels, expected) or synthetic.ipc % step_sizes.shape[1]:
+            raise UserError(
+                f"the set is damaged: its steps take images in the order of their classes, equally many of each class "
+                f"in each of {step_sizes.shape[1]} steps"
+            )
+        if not (step_sizes > 0).all():
+            raise UserError("step_sizes of the set are damaged: they must be above 0")
         images = performance.flat_images(synthetic)
-        images = images.reshape(problem.num_classes, -1, *images.shape[1:])
-        if step_sizes.ndim != 2 or images.shape[1] % step_sizes.shape[1]:
-            raise UserError(f"step_sizes {list(step_sizes.shape)} do not fit {images.shape[1]} images per class")
+        images = jnp.asarray(images).reshape(problem.num_classes, -1, *images.shape[1:])
 
         @jax.jit
         def count(key, learned, known_key, examples):
             trained = self._train(problem, self._initial(problem, key, known_key), learned)
             return training.count_correct(lambda images: problem.network.apply(trained, images), examples)
 
-        learned = Learned(images, jnp.log(jnp.expm1(step_sizes)))
-        return training.tested(count(key, learned, known_key, examples))
+        learned = Learned(images, inverse_softplus(jnp.asarray(step_sizes)))
+        return training.tested(count(key, learned, jnp.asarray(known_key), examples))
 
     def forward_passes(self, config: Config, num_classes: int, real: int) -> float:
         """A training step is a gradient, whose derivative costs three times as much; then a gradient of real images."""
@@ -210,6 +217,11 @@ class _Step(NamedTuple):
 
     position: jax.Array
     size: jax.Array
+
+
+def inverse_softplus(x: jax.Array) -> jax.Array:
+    """`log(e^x - 1)` for x > 0, which does not overflow."""
+    return x + jnp.log(-jnp.expm1(-x))
 
 
 def xavier_normal(key: jax.Array, variables: Any) -> Any:

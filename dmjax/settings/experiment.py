@@ -99,6 +99,8 @@ def parse_methods(names: Sequence[str], arguments: list[str]) -> tuple[dict[str,
     Returns:
       The methods by their names, and the arguments that belong to none of them.
     """
+    if cli.take(arguments, "--method")[0] is not None:
+        raise UserError("the methods are those of --methods; leave out --method")
     path, _ = cli.take(arguments, "--config")
     base = methods.create((load_config(path) if path else Config()).method)
     classes = {name: type(methods.create(name)) for name in names}
