@@ -374,10 +374,11 @@ def test_damaged_arrays_of_a_set_are_one_line(dataset, method, changed, message)
 
 
 def test_images_that_are_all_alike_or_in_another_order_are_one_line(dataset):
-    config = Config(method=KIP(iterations=2), network=NetworkConfig(name="MLP"), ipc=2, progress=False)
+    method = KIP(iterations=2, kernel=KernelConfig(ridge=0.0))
+    config = Config(method=method, network=NetworkConfig(name="MLP"), ipc=2, progress=False)
     made = condense.condense(config, dataset)
+    alike = dataclasses.replace(made, images=np.repeat(made.images[:1], 6, axis=0))
     with pytest.raises(UserError, match="kernel of these 6 images is singular"):
-        alike = dataclasses.replace(made, images=np.repeat(made.images[:1], 6, axis=0))
         judge_own(experiment.resolve(config), dataset, alike)
     config = dataclasses.replace(config, method=DD(iterations=2))
     made = condense.condense(config, dataset)

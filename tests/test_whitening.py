@@ -56,7 +56,7 @@ def test_data_sets_that_were_whitened_otherwise_have_other_fingerprints(digits):
 def test_parts_of_a_whitened_data_set_have_fingerprints_of_their_own(digits):
     """Else networks that were trained on one part would be taken for another."""
     white = digits.whitened(0.1)
-    rest, images, labels = hold_out(white, 0.1, 0)
+    rest, images, _ = hold_out(white, 0.1, 0)
     assert rest.images.dtype == images.dtype == np.float32
     parts = [white, white.of_classes([0, 1]), white.of_classes([2, 3]), white.tested_on([0]), rest]
     assert len({part.fingerprint() for part in parts}) == 5
