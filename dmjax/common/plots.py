@@ -43,8 +43,12 @@ def curves(
       title: Above all of them.
       logarithmic: Whether the x axis is.
     """
+    from matplotlib import colormaps
+
     figure, every = _figure(len(panels), 4.8, 3.8)
     for axes, (y_label, x_label, lines) in zip(every, panels, strict=True):
+        if len(lines) > len(colormaps["tab10"].colors):
+            axes.set_prop_cycle(color=colormaps["tab20"].colors)
         for name, points in lines.items():
             x, y, error, texts = zip(*points, strict=True)
             drawn = axes.errorbar(x, y, error, marker="o", capsize=3, label=name)
