@@ -46,12 +46,13 @@ def curves(
     from matplotlib import colormaps
 
     figure, every = _figure(len(panels), 4.8, 3.8)
+    names = list(dict.fromkeys(name for *_, lines in panels for name in lines))
+    palette = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
+    colours = {name: palette[i % len(palette)] for i, name in enumerate(names)}  # the same in all panels
     for axes, (y_label, x_label, lines) in zip(every, panels, strict=True):
-        if len(lines) > len(colormaps["tab10"].colors):
-            axes.set_prop_cycle(color=colormaps["tab20"].colors)
         for name, points in lines.items():
             x, y, error, texts = zip(*points, strict=True)
-            drawn = axes.errorbar(x, y, error, marker="o", capsize=3, label=name)
+            drawn = axes.errorbar(x, y, error, marker="o", capsize=3, label=name, color=colours[name])
             for at, text in zip(zip(x, y, strict=True), texts, strict=True):
                 axes.annotate(text, at, (4, 4), textcoords="offset points", fontsize=7, color=drawn[0].get_color())
         axes.set_xscale("log" if logarithmic else "linear")
