@@ -256,7 +256,9 @@ class BenchmarkConfig:
     """What to time, on random data."""
 
     case: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """DATASET-ipcM (condensing) or evaluate-DATASET-ipcM (training on the result); repeat the flag for several."""
+    """DATASET-ipcM (condensing by dm), METHOD-DATASET-ipcM (by another method) or evaluate-DATASET-ipcM (training on
+    the result), where DATASET is tiny, mnist, fashion_mnist, svhn, cifar10, cifar100, tiny_imagenet or imagenet64;
+    repeat the flag for several."""
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     batch_real: Count = 256

@@ -25,7 +25,6 @@ from dmjax.data import Dataset, sampling
 from dmjax.data import load as load_dataset
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation.judge import Accuracy, judge, judge_random_real
-from dmjax.run.own_evaluation import judge_own
 from dmjax.settings import cli, experiment, fields
 from dmjax.settings.check import check
 
@@ -105,6 +104,8 @@ def _trusted(network: NetworkConfig) -> NetworkConfig:
 def _own(
     config: Config | EvaluateConfig, dataset: Dataset, synthetic: SyntheticSet, resume_file: Path | None = None
 ) -> Accuracy:
+    from dmjax.run.own_evaluation import judge_own  # what evaluates other sets does without the condensing side
+
     accuracy = judge_own(config, dataset, synthetic, resume_file)
     if accuracy is None:
         raise UserError(f"{methods.identifier(config.method)} has no evaluation of its own; leave out own")
@@ -172,7 +173,8 @@ def _main(arguments: list[str]) -> None:
         of_network = dataclasses.replace(config, network=network, evaluation=given.evaluation)
         accuracy = _measure(experiment.resolve(of_network), synthetic, dataset, name)
         seconds, compiling = time.perf_counter() - start, compilation.seconds() - compiled
-        print(f"| {name} | {accuracy} | {seconds:.1f} | {compiling:.1f} |", flush=True)
+        shown = name if not config.own or config.method.own_evaluation_is_random else config.method.own_evaluation
+        print(f"| {shown} | {accuracy} | {seconds:.1f} | {compiling:.1f} |", flush=True)
         report["networks"][name] = {**accuracy.to_dict(), "seconds": seconds, "compile_seconds": compiling}
         report["seconds"] += seconds
         if config.json is not None:

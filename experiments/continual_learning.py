@@ -147,7 +147,12 @@ class Continual:
                 cell = f"{self._place(name, order)}/after_{step + 1}"
                 result = self.study.set_accuracy(cell, synthetic_set.join(memory), config, view)
                 values[step] += result["values"] if result else []
-        return [Accuracy.of(of_step).to_dict() if of_step else None for of_step in values]
+        return [_summary(of_step) if of_step else None for of_step in values]
+
+
+def _summary(values: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation and values; the seconds stand in the cells."""
+    return {name: value for name, value in Accuracy.of(values).to_dict().items() if name != "training_seconds"}
 
 
 def main(arguments: list[str] | None = None) -> int:

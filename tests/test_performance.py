@@ -110,7 +110,7 @@ def test_a_class_weighs_as_much_as_it_has_images(dataset):
 
 def test_dd_moves_by_torchs_derivative_through_all_steps(torch, dataset):
     """Two steps in each of two epochs on an MLP, all real images as targets."""
-    method = DD(batch_target=1000, epochs=2, steps=2, step_size=0.3, optimizer=PLAIN)
+    method = DD(batch_target=1000, distill_epochs=2, distill_steps=2, step_size=0.3, optimizer=PLAIN)
     config = config_of(method)
     start, after, losses = run(config, dataset)
     network_key, *_ = jax.random.split(jax.random.fold_in(run_key(0), 0), 3)
@@ -158,11 +158,11 @@ def test_dd_halves_its_learning_rate_after_every_tenth_of_the_iterations(dataset
 
 
 def test_known_initialisations_are_the_same_in_every_iteration_and_travel_with_the_set(dataset):
-    fixed = config_of(DD(iterations=4, initialization="fixed"))
+    fixed = config_of(DD(iterations=4, network_init="fixed"))
     problem, state = make_problem(fixed, dataset), run(fixed, dataset, length=2)[1]
     first, second = (fixed.method._initial(problem, jax.random.key(k), state.known_key) for k in (1, 2))
     jax.tree.map(np.testing.assert_array_equal, first, second)
-    random = dataclasses.replace(fixed.method, initialization="random")
+    random = dataclasses.replace(fixed.method, network_init="random")
     kernels = [
         random._initial(problem, jax.random.key(k), state.known_key)["params"]["linear0"]["dense"]["kernel"]
         for k in (1, 2)
@@ -248,7 +248,7 @@ def test_ld_second_order_matches_torch(torch, dataset):
     np.testing.assert_allclose(after.labels, moved / moved.sum(axis=1, keepdims=True), atol=1e-6)
 
 
-def test_a_network_starts_anew_when_its_error_has_stopped_to_fall():
+def test_a_network_starts_anew_when_its_error_has_stopped_falling():
     """A window of 3: sums 6, 5, 4, 4, 4, 4, 4; the fourth step without a lower sum is one too many."""
     state, restarts = patience.new_patience(3, jnp.int32([7, 0, 0])), []
     for error in (3.0, 2.0, 1.0, 2.0, 1.0, 1.0, 2.0, 1.0, 1.0):
@@ -460,7 +460,7 @@ def test_kernel_regression_on_the_whole_training_set_knows_it(dataset):
 @pytest.mark.parametrize(
     ("method", "network", "message"),
     [
-        (DD(steps=3), "MLP", "steps 3 must divide the 2 images per class"),
+        (DD(distill_steps=3), "MLP", "distill_steps 3 must divide the 2 images per class"),
         (LD(), "ConvNetBN", "ld does not train networks with batch norm"),
         (KIP(kernel=KernelConfig(hidden_layers=4)), "MLP", "kernel.hidden_layers must be between 1 and 3, not 4"),
         (KIP(kernel=KernelConfig(name="cntk")), "MLP", "kernel.name must be one of ntk, rbf, not 'cntk'"),

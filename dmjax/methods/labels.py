@@ -3,7 +3,7 @@
 A network is trained on a few images with the labels so far, and after each of its steps the labels move against its
 loss on real images. With ridge regression the derivative is in closed form, since the classifier is linear in the
 labels; with second-order derivatives it goes back through one step of gradient descent. When its error on real images
-has stopped to fall, the network starts anew.
+has stopped falling, the network starts anew.
 """
 
 import dataclasses
@@ -117,7 +117,7 @@ class LD(PerformanceMatching):
     def step(
         self, problem: Problem, key: jax.Array, state: LDState, data: ClassData, constants: Any
     ) -> tuple[LDState, jax.Array]:
-        """Moves the labels, then the network, which starts anew where its error has stopped to fall."""
+        """Moves the labels, then the network, which starts anew where its error has stopped falling."""
         target_key, choice_key, network_key = jax.random.split(key, 3)
         targets = performance.draw_targets(problem, target_key, data, self.batch_target)
         chosen = self._choose(problem, choice_key, len(state.images))

@@ -1,4 +1,4 @@
-"""When a network that is trained along with a set starts anew: once its error has stopped to fall."""
+"""When a network that is trained along with a set starts anew: once its error has stopped falling."""
 
 from typing import Any, NamedTuple
 

@@ -66,14 +66,14 @@ class DD(PerformanceMatching):
     own_evaluation: ClassVar[str | None] = "its own training steps"
 
     iterations: Count = 20_000  # type: ignore[misc]
-    """How many iterations, each with a network of its own; 400 epochs of the authors are 19,600 to 23,600."""
+    """How many iterations, each with a network of its own (the authors': 23,600 on MNIST, 19,600 on CIFAR-10)."""
     init: Literal["noise", "real"] = "noise"
     """Start from Gaussian noise, or from random real images of each class."""
-    initialization: Literal["random", "fixed"] = "random"
+    network_init: Literal["random", "fixed"] = "random"
     """Draw the network anew in every iteration, or take the same known initialisation in all."""
-    steps: Count | None = None
+    distill_steps: Count | None = None
     """S, training steps that take different images (by default as many as images per class)."""
-    epochs: Count = 3
+    distill_epochs: Count = 3
     """E, how often the steps are gone through, each time with step sizes of their own."""
     step_size: Positive | None = None
     """Size of all steps before the first iteration (by default 0.001 on CIFAR, else 0.02)."""
@@ -89,12 +89,14 @@ class DD(PerformanceMatching):
 
     def resolve(self, config: Config) -> Self:
         """Fills in the steps and what the authors choose by data set."""
-        steps, cifar = self.steps or config.ipc, config.data.name in ("cifar10", "cifar100")
+        steps, cifar = self.distill_steps or config.ipc, config.data.name in ("cifar10", "cifar100")
         if config.ipc % steps:
-            raise UserError(f"steps {steps} must divide the {config.ipc} images per class, as many for each step")
+            raise UserError(
+                f"distill_steps {steps} must divide the {config.ipc} images per class, as many for each step"
+            )
         filled = dataclasses.replace(
             self,
-            steps=steps,
+            distill_steps=steps,
             step_size=self.step_size or (0.001 if cifar else 0.02),
             crop_real=cifar if self.crop_real is None else self.crop_real,
         )
@@ -116,8 +118,8 @@ class DD(PerformanceMatching):
             images = self.random_real(problem, seed)
         else:
             images = jax.random.normal(first_key(seed), (problem.num_classes, problem.config.ipc, *problem.image_shape))
-        assert self.steps is not None, "the settings are not resolved"
-        raw = jnp.full((self.epochs, self.steps), inverse_softplus(jnp.float32(self.step_size)))
+        assert self.distill_steps is not None, "the settings are not resolved"
+        raw = jnp.full((self.distill_epochs, self.distill_steps), inverse_softplus(jnp.float32(self.step_size)))
         learned = Learned(jnp.asarray(images), raw)
         known = jax.random.key_data(jax.random.fold_in(first_key(seed), 1))
         return DDState(learned, self.transformation().init(learned), known)
@@ -178,12 +180,12 @@ class DD(PerformanceMatching):
 
     def forward_passes(self, config: Config, num_classes: int, real: int) -> float:
         """A training step is a gradient, whose derivative costs three times as much; then a gradient of real images."""
-        steps = self.epochs * num_classes * config.ipc
+        steps = self.distill_epochs * num_classes * config.ipc
         return 9 * steps + 3 * self.batch_target
 
     def _initial(self, problem: Problem, key: jax.Array, known_key: jax.Array) -> Any:
         """The network's variables before the first step."""
-        key = key if self.initialization == "random" else jax.random.wrap_key_data(known_key)
+        key = key if self.network_init == "random" else jax.random.wrap_key_data(known_key)
         return xavier_normal(key, networks.init(problem.network, key, problem.image_shape))
 
     def _train(self, problem: Problem, variables: Any, learned: Learned) -> Any:

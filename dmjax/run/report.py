@@ -91,7 +91,7 @@ def _table(results: dict[str, Any], own_evaluation: str | None) -> str:
     """The accuracies for the screen."""
     seconds, iterations, ipc = results["seconds"], results["iterations"], results["ipc"]
     labels = _LABELS if iterations else _LABELS | {"synthetic": "chosen"}
-    labels = {"synthetic": labels["synthetic"], "own": f"by {own_evaluation}"} | labels
+    labels = {"synthetic": labels["synthetic"], "own": f"condensed, by {own_evaluation}"} | labels
     images = {"synthetic": ipc, "random_real": ipc, "whole_dataset": "all", "own": ipc}
     shown = {name: label for name, label in labels.items() if results["accuracy"].get(name) is not None}
     width = max(20, *(len(label) for label in shown.values()))

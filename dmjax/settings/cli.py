@@ -133,8 +133,12 @@ def _methods_help(default: Any) -> str:
     if not isinstance(method, methods.Method):
         return ""
     lines = [f"  {name}: {(cls.__doc__ or '').strip().splitlines()[0]}" for name, cls in methods.built_in().items()]
-    head = "--method NAME chooses among these, or module:Class of one's own; the flags below are those of "
-    return "\n\n".join([f"{head}{methods.identifier(method)}:", *lines])
+    if hasattr(default, "methods"):  # of a study, which gives each of several methods its own flags
+        head = "--methods NAME ... chooses among these, or module:Class of one's own, and their flags are accepted too:"
+    else:
+        head = "--method NAME chooses among these, or module:Class of one's own; the flags below are those of "
+        head += f"{methods.identifier(method)}:"
+    return "\n\n".join([head, *lines])
 
 
 def _check_flags(default: Any, arguments: Sequence[str], repeatable: Sequence[str]) -> None:
