@@ -17,7 +17,7 @@ from dmjax.common.errors import UserError
 from dmjax.config import EvaluationConfig
 from dmjax.evaluation import training
 from dmjax.methods import kernel, labels, patience, performance, unrolled
-from dmjax.methods.base import Chunks
+from dmjax.methods.base import Chunks, Problem
 from dmjax.methods.kernel import KIP, KernelConfig
 from dmjax.methods.labels import LD
 from dmjax.methods.unrolled import DD
@@ -498,3 +498,24 @@ def test_a_killed_run_ends_in_the_same_bytes(run_command, tmp_path, method):
             np.testing.assert_array_equal(first[name], second[name], err_msg=name)
     accuracy = json.loads((tmp_path / "killed" / "results.json").read_text())["accuracy"]
     assert set(accuracy["own"]) >= {"mean", "std", "values"}
+
+
+def test_memory_grows_by_the_weights_of_a_step_and_not_by_its_activations():
+    """24 images of 16x16 leave a megabyte of activations in each step, the network has 40 kB of weights."""
+    temporary, shape = [], (16, 16, 1)
+    for epochs in (2, 10):
+        method = DD(distill_steps=1, distill_epochs=epochs, step_size=0.1)
+        config = experiment.resolve(Config(method=method, network=NetworkConfig(width=32, depth=1), ipc=8))
+        network = dmjax.networks.create(config.network, CLASSES, shape)
+        problem = Problem(config, network, CLASSES, shape, np.zeros(1, np.float32), np.ones(1, np.float32))
+        state = config.method.start(problem, 0)
+        variables = config.method._initial(problem, jax.random.key(0), state.known_key)
+        weights = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+
+        def loss(learned, config=config, problem=problem, variables=variables):
+            trained = config.method._train(problem, variables, learned)
+            return sum((leaf**2).sum() for leaf in jax.tree.leaves(trained))
+
+        compiled = jax.jit(jax.grad(loss)).lower(state.learned).compile()
+        temporary.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert (temporary[1] - temporary[0]) / 8 < 4 * weights
