@@ -238,7 +238,7 @@ class EvaluateConfig:
     synthetic: Path | None = None
     """The synthetic.npz to evaluate; data, network and recipe are those of its run unless given."""
     own: bool = False
-    """Judge the set in the way that its method learned it for, where it has one (dd, ld, kip)."""
+    """Judge the set in the way that its method learned it for, where it has one."""
     pool: Literal["cross", "mixed", "width", "depth", "activation", "pooling", "norm"] | None = None
     """Train all networks of a pool instead: several families, or ConvNets that differ in one option."""
     random_real: Count | None = None
