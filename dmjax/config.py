@@ -112,6 +112,9 @@ class AugmentConfig:
 
     strategy: Strategy = ALL_GROUPS
     """The groups to draw from, joined by '_', all but noise; 'none' for no augmentation. Leave flip out for digits."""
+    composite: bool = False
+    """Flip, colour and cutout are applied whenever the strategy names them, and one of crop, scale and rotate with them
+    (Kim et al. 2022); otherwise one group alone is drawn."""
     align_corners: bool = True
     """How scale and rotate place the image in [-1, 1]; it only makes a difference to images that are not square."""
 

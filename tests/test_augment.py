@@ -178,3 +178,80 @@ def test_noise_is_drawn_only_where_a_strategy_names_it(rng):
     assert 8 < sum(map(int, some)) < 32
     pull_back = jax.vjp(lambda v: augment.apply(augment.sample(jax.random.key(0), noise, v.shape[1:]), v), x)[1]
     np.testing.assert_array_equal(pull_back(jnp.ones_like(x))[0], jnp.ones_like(x))
+
+
+COMPOSITE = AugmentConfig(composite=True)
+
+
+def composite_oracle(x, group, u):
+    """Flip, crop by whole pixels, colour and cutout one after the other, of square images [n, S, S, D]."""
+    side = x.shape[1]
+    x = x[:, :, ::-1] if u[3] < 0.5 else x
+    if group == "crop":
+        reach = int(0.125 * side + 0.5)
+        down, right = (int(v * (2 * reach + 1)) for v in u[:2])
+        padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+        x = padded[:, down : down + side, right : right + side]
+    x = x + (u[4] - 0.5)
+    mean = x.mean(axis=3, keepdims=True)
+    x = (x - mean) * (u[5] * 2) + mean
+    mean = x.mean(axis=(1, 2, 3), keepdims=True)
+    x = (x - mean) * (u[6] + 0.5) + mean
+    k = int(0.5 * side + 0.5)
+    top, left = (int(v * (side + 1 - k % 2)) - k // 2 for v in u[7:9])
+    x[:, max(top, 0) : max(top + k, 0), max(left, 0) : max(left + k, 0)] = 0
+    return x
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("group", ["crop", None])
+def test_composite_applies_all_at_once(seed, group):
+    """Every operation has numbers of its own, and a crop moves the image that was flipped."""
+    rng = np.random.default_rng(seed)
+    x, u = images_of(rng, (16, 16, 3)), rng.uniform(size=augment.COMPOSITE_DRAWS)
+    index = jnp.int32(-1 if group is None else AUGMENTATIONS.index(group))
+    actual = augment.apply(augment.parameters(index, jnp.array(u, jnp.float32), COMPOSITE, x.shape[1:]), x)
+    np.testing.assert_allclose(actual, composite_oracle(x, group, u), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("u", [(0.05, 0.9), (0.8, 0.3)])
+def test_composite_rotates_the_flipped_image(rng, u):
+    x = images_of(rng, (12, 12, 2))
+    config = AugmentConfig("flip_rotate", composite=True)
+    numbers = jnp.array([*u, 0, 0.2, *[0.5] * 5], jnp.float32)
+    actual = augment.apply(
+        augment.parameters(jnp.int32(AUGMENTATIONS.index("rotate")), numbers, config, (12, 12, 2)), x
+    )
+    alone = augment.apply(draw("rotate", (*u, 0), (12, 12, 2)), np.ascontiguousarray(x[:, :, ::-1]))
+    np.testing.assert_allclose(actual, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_composite_draws_one_group_per_batch_and_a_flip_per_image():
+    """What the strategy names is applied to every image, each with its own numbers; what it leaves out is not."""
+    named = AugmentConfig("color_crop_flip_scale_rotate", composite=True)
+    seen = set()
+    for i in range(20):
+        drawn = augment.sample_each(jax.random.key(i), named, (16, 16, 3), 64)
+        linear, shift, recolor, factors, box = map(np.asarray, drawn[:5])
+        assert (recolor == 1).all()
+        assert len(np.unique(factors[:, 0])) == 64
+        assert (box[:, 0] == box[:, 1]).all()  # no cutout
+        flipped = linear[:, 1, 1] < 0
+        assert 10 < flipped.sum() < 54
+        rotated, scaled = (linear[:, 0, 1] != 0).any(), (np.abs(linear[:, 0, 0]) > 1.001).any()
+        moved = (shift != 0).any()
+        assert int(rotated) + int(scaled) + int(moved) == 1  # the same for all 64
+        seen.add((rotated, scaled, moved))
+    assert len(seen) == 3
+
+
+def test_composite_without_others_draws_nothing_else(rng):
+    x = images_of(rng, (8, 8, 1))
+    flip = AugmentConfig("flip", composite=True)
+    outs = {
+        bool((np.asarray(augment.apply(augment.sample(jax.random.key(i), flip, (8, 8, 1)), x)) == x).all())
+        for i in range(8)
+    }
+    assert outs == {True, False}
+    none = AugmentConfig("none", composite=True)
+    assert augment.apply_each(augment.sample_each(jax.random.key(0), none, (8, 8, 1), 3), x) is x

@@ -4,6 +4,10 @@ A draw picks one of the configured groups. Crop, flip, scale and rotate all beco
 three factors and cutout a box; what was not drawn is neutral. So every draw costs the same few passes over the
 images, under `vmap` as well, where a `switch` over the groups would compute all of them. Noise, which the authors of
 gradient matching use with batch norm, costs something only where a strategy names it.
+
+The composite augmentation of Kim et al. (2022) applies flip, colour and cutout whenever the strategy names them, each
+with numbers of its own, and one of the other groups with them. The order is that of here, image moved, recoloured, cut;
+the authors' code recolours before it crops, scales or rotates, so that what comes in at the border stays zero.
 """
 
 import math
@@ -18,6 +22,9 @@ from dmjax.config import ALL_AUGMENTATIONS, AugmentConfig
 BRIGHTNESS, SATURATION, CONTRAST, NOISE = 1.0, 2.0, 0.5, 0.001
 CROP, CUTOUT, SCALE, ROTATE = 0.125, 0.5, 1.2, 15.0
 DRAWS = 3  # uniform numbers that a group needs at most
+ALWAYS = {"flip": 3, "color": 4, "cutout": 7}
+"""The groups that a composite augmentation applies always, and the first of the uniform numbers that each has."""
+COMPOSITE_DRAWS = 9
 
 
 class Augmentation(NamedTuple):
@@ -48,7 +55,7 @@ def groups(config: AugmentConfig) -> tuple[str, ...]:
 def sample(key: jax.Array, config: AugmentConfig, image_shape: tuple[int, ...]) -> Augmentation | None:
     """Draws a group and its parameters; None for the strategy 'none'."""
     group_key, key = jax.random.split(key)
-    return parameters(sample_group(group_key, config), jax.random.uniform(key, (DRAWS,)), config, image_shape)
+    return parameters(sample_group(group_key, config), jax.random.uniform(key, (draws(config),)), config, image_shape)
 
 
 def sample_each(key: jax.Array, config: AugmentConfig, image_shape: tuple[int, ...], n: int) -> Augmentation | None:
@@ -57,41 +64,58 @@ def sample_each(key: jax.Array, config: AugmentConfig, image_shape: tuple[int, .
     group = sample_group(group_key, config)
     if group is None:
         return None
-    draws = jax.random.uniform(key, (n, DRAWS))
-    return jax.vmap(lambda u: parameters(group, u, config, image_shape))(draws)
+    numbers = jax.random.uniform(key, (n, draws(config)))
+    return jax.vmap(lambda u: parameters(group, u, config, image_shape))(numbers)
 
 
 def sample_group(key: jax.Array, config: AugmentConfig) -> jax.Array | None:
-    """Draws an index into `ALL_AUGMENTATIONS`, uniformly among the groups of the strategy."""
-    chosen = jnp.array([ALL_AUGMENTATIONS.index(g) for g in groups(config)], jnp.int32)
-    return chosen[jax.random.randint(key, (), 0, len(chosen))] if len(chosen) else None
+    """Draws an index into `ALL_AUGMENTATIONS`, uniformly among the groups of the strategy.
+
+    None for the strategy 'none'. Of a composite augmentation it is drawn among the groups that are not applied always,
+    and -1 where there are no others.
+    """
+    named = groups(config)
+    chosen = [ALL_AUGMENTATIONS.index(g) for g in named if not (config.composite and g in ALWAYS)]
+    if not chosen:
+        return jnp.int32(-1) if named else None
+    return jnp.array(chosen, jnp.int32)[jax.random.randint(key, (), 0, len(chosen))]
+
+
+def draws(config: AugmentConfig) -> int:
+    """Uniform numbers that one augmentation takes."""
+    return COMPOSITE_DRAWS if config.composite else DRAWS
 
 
 def parameters(
     group: jax.Array | None, u: jax.Array, config: AugmentConfig, image_shape: tuple[int, ...]
 ) -> Augmentation | None:
-    """Turns uniform numbers u [3] of [0, 1) into the augmentation of a group; a pure function of its draws."""
+    """Turns uniform numbers u [`draws`] of [0, 1) into the augmentation of a group; a pure function of its draws."""
     if group is None:
         return None
     height, width = image_shape[:2]
     is_group = {name: (group == i).astype(jnp.float32) for i, name in enumerate(ALL_AUGMENTATIONS)}
+    flip = color = cutout = u
+    if config.composite:
+        is_group |= {name: jnp.float32(name in groups(config)) for name in ALWAYS}
+        flip, color, cutout = (u[first:] for first in ALWAYS.values())
 
-    # Geometry, in the order (y, x). Every term is neutral unless its group was drawn.
+    # Geometry, in the order (y, x). Every term is neutral unless its group was drawn. A flipped image is moved, so
+    # that the mirror applies to the place that the other groups look up.
     low, high = 1 / SCALE, SCALE
     scale = 1 + is_group["scale"] * (low + (high - low) * u[:2] - 1)  # u[0] is x, u[1] is y
-    mirror = 1 - 2 * is_group["flip"] * jnp.float32(u[0] < 0.5)
+    mirror = 1 - 2 * is_group["flip"] * jnp.float32(flip[0] < 0.5)
     angle = is_group["rotate"] * (u[0] - 0.5) * 2 * ROTATE * math.pi / 180
     aspect = (height - 1) / (width - 1) if config.align_corners and min(height, width) > 1 else height / width
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    linear = jnp.stack([jnp.stack([cos * scale[1], sin * aspect]), jnp.stack([-sin / aspect, cos * scale[0] * mirror])])
+    linear = jnp.stack([jnp.stack([cos * scale[1], sin * aspect]), mirror * jnp.stack([-sin / aspect, cos * scale[0]])])
     reach = jnp.array([int(height * CROP + 0.5), int(width * CROP + 0.5)], jnp.float32)
-    shift = is_group["crop"] * (_integer(u[:2], 2 * reach + 1) - reach)
+    shift = is_group["crop"] * (_integer(u[:2], 2 * reach + 1) - reach) * jnp.stack([jnp.float32(1), mirror])
 
-    factors = jnp.stack([(u[0] - 0.5) * BRIGHTNESS, u[1] * SATURATION, u[2] + CONTRAST])
+    factors = jnp.stack([(color[0] - 0.5) * BRIGHTNESS, color[1] * SATURATION, color[2] + CONTRAST])
 
     side = jnp.array([int(height * CUTOUT + 0.5), int(width * CUTOUT + 0.5)], jnp.float32)
     choices = jnp.array([height, width], jnp.float32) + (1 - side % 2)
-    start = _integer(u[:2], choices) - side // 2
+    start = _integer(cutout[:2], choices) - side // 2
     end = start + side * is_group["cutout"]  # an empty box otherwise
     box = jnp.stack([start[0], end[0], start[1], end[1]])
     noise = None
