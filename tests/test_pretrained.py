@@ -23,7 +23,8 @@ from dmjax.data import load
 from dmjax.evaluation import pretrained, training
 from dmjax.evaluation.training import Examples
 from dmjax.methods.base import Chunks, ClassData
-from dmjax.methods.distribution import EmbeddingConfig
+from dmjax.methods.embedding import Bank
+from dmjax.methods.match_config import MatchConfig
 from dmjax.methods.optimizer import OptimizerConfig
 from dmjax.run.program import make_problem
 from dmjax.settings import experiment
@@ -174,19 +175,24 @@ def test_selection_by_accuracy(config, dataset):
 def test_a_step_draws_one_of_the_trained_networks(config, dataset):
     """Each iteration's loss is that of one of the networks; all are drawn, and none are fresh."""
     trained = pretrained.stack(pretrained.states(config, dataset)[0])
-    method = DM(batch_real=1000, optimizer=OptimizerConfig(learning_rate=1e-9))
+    method = DM(
+        batch_real=1000,
+        optimizer=OptimizerConfig(learning_rate=1e-9),
+        match=MatchConfig(networks="pool", calibration=0.0),
+    )
     problem = make_problem(dataclasses.replace(config, method=method, ipc=2), dataset)
     problem = dataclasses.replace(problem, chunks=Chunks(1))
     one_step = jax.jit(lambda key, *arguments: method.step(problem, key, *arguments))
     images = np.random.default_rng(0).normal(size=(10, 2, *dataset.image_shape)).astype(np.float32)
     data, state = ClassData(dataset.images, dataset.counts, np.arange(10, dtype=np.int32)), method.state_of(images)
 
-    def loss(iteration, variables):
+    def loss(iteration, drawn):
         key = jax.random.fold_in(jax.random.key(0), iteration)
-        return float(one_step(key, state, data, variables)[1].sum())
+        same = np.arange(5, dtype=np.int32)
+        return float(one_step(key, state, data, Bank(trained, drawn, same, same))[1].sum())
 
-    alone = [loss(0, jax.tree.map(lambda leaf, k=k: leaf[k : k + 1], trained)) for k in range(5)]
-    seen = [loss(i, trained) for i in range(30)]
+    alone = [loss(0, np.array([k], np.int32)) for k in range(5)]
+    seen = [loss(i, np.arange(5, dtype=np.int32)) for i in range(30)]
     nearest = [int(np.argmin(np.abs(np.array(alone) - value))) for value in seen]
     np.testing.assert_allclose(seen, np.array(alone)[nearest], rtol=1e-4)
     assert set(nearest) == set(range(5))
@@ -198,17 +204,17 @@ def test_condensing_with_a_pool_from_the_command_line(run_command, tmp_path):
         *("--config", "experiments/tiny.py", "--network.width", 4, "--network.depth", 1, "--iterations", 25),
         *("--evaluation.networks", 1, "--evaluation.epochs", 1, "--evaluation.random-real", "false"),
         *("--evaluation.whole-dataset", "false", "--pretrained.networks", 1, "--pretrained.epochs", 2),
-        *("--pretrained.path", tmp_path / "pool", "--embedding.distribution", "pool"),
+        *("--pretrained.path", tmp_path / "pool", "--match.networks", "pool"),
     )
-    done = run_command("dmjax.condense", *small, "--workdir", tmp_path / "a", "--embedding.accuracy", 0.9, 0.95)
+    done = run_command("dmjax.condense", *small, "--workdir", tmp_path / "a", "--match.accuracy", 0.9, 0.95)
     assert done.returncode == 2
     assert "a validation accuracy from 0.9 to 0.95; they have" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "a").exists()
-    done = run_command("dmjax.condense", *small, "--workdir", tmp_path / "b", "--embedding.accuracy", 0, 0.5)
+    done = run_command("dmjax.condense", *small, "--workdir", tmp_path / "b", "--match.accuracy", 0, 0.5)
     assert done.returncode == 0, done.stderr
-    stored = json.loads((tmp_path / "b" / "config.json").read_text())["config"]["method"]["embedding"]
-    assert stored == {"distribution": "pool", "accuracy": [0.0, 0.5]}
+    stored = json.loads((tmp_path / "b" / "config.json").read_text())["config"]["method"]["match"]
+    assert (stored["networks"], stored["accuracy"]) == ("pool", [0.0, 0.5])
     about = tmp_path / "pool" / "about.json"
     about.write_text(about.read_text().replace('"digits"', '"mnist"'))
     done = run_command("dmjax.condense", *small, "--workdir", tmp_path / "c")
@@ -217,12 +223,12 @@ def test_condensing_with_a_pool_from_the_command_line(run_command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("embedding", "message"),
+    ("match", "message"),
     [
-        (EmbeddingConfig(accuracy=(0.5, 0.6)), "give --embedding.distribution pool"),
-        (EmbeddingConfig("pool", (0.6, 0.5)), "a lower and a higher fraction"),
+        (MatchConfig(accuracy=(0.5, 0.6)), "give --match.networks pool"),
+        (MatchConfig(networks="pool", accuracy=(0.6, 0.5)), "a lower and a higher fraction"),
     ],
 )
-def test_impossible_bounds(embedding, message):
+def test_impossible_bounds(match, message):
     with pytest.raises(UserError, match=message):
-        experiment.resolve(dataclasses.replace(CONFIG, method=DM(embedding=embedding)))
+        experiment.resolve(dataclasses.replace(CONFIG, method=DM(match=match)))

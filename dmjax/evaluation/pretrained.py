@@ -137,7 +137,7 @@ def select(states: Sequence[Sequence[State]], accuracy: tuple[float, float] | No
         raise UserError(
             f"none of the {len(there)} states in {states[0][0].path.parent.parent} has a validation accuracy from "
             f"{accuracy[0]:g} to {accuracy[1]:g}; they have {there[0]:.2f} to {there[-1]:.2f}: give other bounds to "
-            "--embedding.accuracy, or train longer or keep more states with --pretrained.epochs and .states"
+            "--match.accuracy, or train longer or keep more states with --pretrained.epochs and .states"
         )
     return chosen
 
