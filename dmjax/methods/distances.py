@@ -46,9 +46,10 @@ def attention(r: jax.Array, rw: jax.Array, s: jax.Array, sw: jax.Array, exponent
 def attention_map(maps: jax.Array, exponent: float) -> jax.Array:
     """Where a layer looks: maps Z [n, h, w, channels] -> `a = sum_channels |Z|^p` of unit length [n, h * w].
 
-    A map of zeros stays one.
+    A map of zeros stays one. The gradient at Z = 0 is zero.
     """
-    return _normalised(_flat((jnp.abs(maps.astype(jnp.float32)) ** exponent).sum(axis=-1)))
+    maps = maps.astype(jnp.float32)
+    return _normalised(_flat((jnp.where(maps == 0, 0, jnp.abs(maps)) ** exponent).sum(axis=-1)))
 
 
 def kernel(
@@ -81,7 +82,7 @@ def discrepancy(kernel: Kernel, r: jax.Array, rw: jax.Array, s: jax.Array, sw: j
     """`mean k(r, r') + mean k(s, s') - 2 mean k(r, s)` for any kernel; with `linear` it is `mean`.
 
     Args:
-      kernel: k, up to a constant.
+      kernel: k.
       r: Features [B, ...].
       rw: [B].
       s: Features [M, ...].
@@ -224,7 +225,9 @@ def _square_distance(x: jax.Array, y: jax.Array) -> jax.Array:
 def _square_distances(x: jax.Array, y: jax.Array) -> jax.Array:
     """`||x_i - y_j||^2` [n, m] of vectors [n, F] and [m, F], from their products."""
     squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1)[None]
-    return jnp.maximum(squares - 2 * linear(x, y), 0)
+    distances = squares - 2 * linear(x, y)
+    # Vectors that are equal up to rounding have no distance, and no gradients that would cancel up to rounding.
+    return jnp.where(distances > 1e-6 * squares, distances, 0)
 
 
 def _quadratic(kernel: Kernel, x: jax.Array, a: jax.Array, y: jax.Array, b: jax.Array) -> jax.Array:
@@ -237,9 +240,9 @@ def _quadratic(kernel: Kernel, x: jax.Array, a: jax.Array, y: jax.Array, b: jax.
 
 
 def _gaussians(x: jax.Array, y: jax.Array, scales: Sequence[jax.Array]) -> jax.Array:
-    """Sum over scales of `exp(-||x - y||^2 / scale) - 1`: the constant cancels in a discrepancy, and digits stay."""
+    """Sum over scales of `exp(-||x_i - y_j||^2 / scale)` [n, m]."""
     distances = _square_distances(x, y)
-    return sum((jnp.expm1(-distances / scale) for scale in scales), jnp.zeros_like(distances))
+    return sum((jnp.exp(-distances / scale) for scale in scales), jnp.zeros_like(distances))
 
 
 def _normalised(x: jax.Array) -> jax.Array:
