@@ -141,6 +141,9 @@ class PretrainedConfig:
     """Weight decay on all parameters."""
     strategy: Strategy | None = None
     """Augmentation of the training images (by default that of --augment.strategy)."""
+    together: Count = 1
+    """Networks trained as one program, the same but for rounding: on a CPU slower than one after another, on an
+    accelerator not measured."""
     holdout: Annotated[float, Range(0, 1, exclusive=True)] = 0.1
     """Fraction of the training images that is held out to measure the accuracy of the states."""
     seed: NonNegative = 0

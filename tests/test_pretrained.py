@@ -239,6 +239,34 @@ def test_too_few_states_are_said_before_anything_is_trained(config, dataset, tmp
     assert not (tmp_path / "pool").exists()
 
 
+def test_networks_that_are_trained_as_one_program(config, dataset, tmp_path, monkeypatch):
+    """Three in groups of two, stopped in the middle: those of one after another but for rounding."""
+    alone = pretrained.states(changed(config, networks=3), dataset)
+    together = changed(config, networks=3, together=2, path=tmp_path / "together")
+    sizes, advance = [], training.advance
+    monkeypatch.setattr(training, "advance", lambda *args: sizes.append(args[4].shape) or advance(*args))
+    with monkeypatch.context() as stopped:
+        stopped.setattr(training, "accuracy", _stop_after(training.accuracy, 5))  # after two states of both, and one
+        with pytest.raises(signals.Interrupted):
+            pretrained.states(together, dataset)
+    assert sizes == [(2,)] * 3
+    sizes.clear()
+    found = pretrained.states(together, dataset)
+    assert sizes == [()] * 2 + [()] * 3 + [()] * 5  # no two are equally far any more
+    for of_one, other in zip(alone, found, strict=True):
+        assert [state.step for state in of_one] == [state.step for state in other]
+        for state, same in zip(of_one, other, strict=True):
+            assert state.accuracy == pytest.approx(same.accuracy, abs=0.02)
+            jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), state.load(), same.load())
+    assert pretrained.states(changed(together, together=1), dataset) == found  # it is no other pool
+
+
+def test_groups_of_networks_that_are_equally_far():
+    far = {0: ["s"] * 3, 2: [], 3: ["s"], 4: [], 5: [], 7: ["s"]}
+    assert pretrained._groups(far, 2) == [[0], [3, 7], [2, 4], [5]]
+    assert pretrained._groups(far, 1) == [[0], [3], [7], [2], [4], [5]]
+
+
 def test_the_work_is_announced_before_it_is_done(config, dataset, tmp_path):
     announced = []
 
@@ -274,6 +302,9 @@ def test_the_estimate_by_a_clock_that_counts(dataset, monkeypatch):
     assert task.seconds_left([[]]) == pytest.approx(total + 5 * 100)
     begun = [SimpleNamespace(step=0), SimpleNamespace(step=9)]
     assert task.seconds_left([begun, []]) == pytest.approx(2 * total - 9 + 8 * 100)
+    task.config = changed(CONFIG, together=2)  # two steps in one second
+    assert task.seconds_left([[], []]) == pytest.approx(total + 10 * 100)
+    task.config = CONFIG
     monkeypatch.setattr(pretrained, "_SECONDS_MEASURED", 0.0)  # one step is measured all the same
     assert task.seconds_left([[]]) == pytest.approx(total + 5 * 100)
 

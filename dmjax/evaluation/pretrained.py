@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,9 +104,18 @@ def states(config: Config, dataset: Dataset, announce: Callable[[Work], None] | 
             what = f"{len(unfinished)} networks" if len(unfinished) > 1 else places[min(unfinished)].name
             done, total = sum(map(_steps_done, unfinished.values())), len(unfinished) * task.plan.total
             with progress_bar(None, f"training {what} on the whole set", config.progress, total, initial=done) as bar:
-                for i, of_one in unfinished.items():
-                    known[i] = task.train(i, places[i], of_one, bar)
+                for group in _groups(unfinished, config.pretrained.together):
+                    trained = task.train(group, [places[i] for i in group], [known[i] for i in group], bar)
+                    for i, of_one in zip(group, trained, strict=True):
+                        known[i] = of_one
         return known
+
+
+def _groups(unfinished: Mapping[int, list[State]], together: int) -> list[list[int]]:
+    """The numbers of the networks that are trained as one program: so many that are equally far."""
+    progress = {i: len(of_one) for i, of_one in unfinished.items()}
+    equal = [[i for i in progress if progress[i] == far] for far in sorted(set(progress.values()), reverse=True)]
+    return [same[k : k + together] for same in equal for k in range(0, len(same), together)]
 
 
 def _default_folder(config: Config, about: dict[str, Any]) -> Path:
@@ -116,6 +125,10 @@ def _default_folder(config: Config, about: dict[str, Any]) -> Path:
 
 def _steps_done(states: Sequence[State]) -> int:
     return states[-1].step if states else 0
+
+
+def _seconds(states: Sequence[State]) -> float:
+    return states[-1].seconds if states else 0.0
 
 
 class TrainedNetworks:
@@ -354,43 +367,56 @@ class _Task:
         self.plan = training.make_plan(self.recipe, len(chosen), config.pretrained.epochs)
         self.steps = _steps(config, dataset)
 
-    def train(self, index: int, place: Path, known: list[State], bar: Any) -> list[State]:
-        """Trains one network on from the last of its known states, and returns them all."""
-        key = self._key(index)
-        state = training.start(self.network, self.plan, key, self.examples)
-        if known:
-            state = _resume(place, known[-1].step, state)
-        before, start = known[-1].seconds if known else 0.0, time.perf_counter() - compilation.seconds()
-        for step in self.steps[len(known) :]:
-            state = self._advance(state, key, step, bar.update)
-            accuracy = training.accuracy(self.network, state.variables, self.validation)
-            on_host = jax.device_get(state)
-            seconds = before + time.perf_counter() - compilation.seconds() - start
-            known = [*known, _save(place, on_host, accuracy, self._forgotten(on_host), seconds)]
-            bar.set_postfix(network=place.name, accuracy=f"{100 * accuracy:.1f}%")
-        (place / f"{self.steps[-1]}.training").unlink(missing_ok=True)
+    def train(
+        self, group: Sequence[int], places: Sequence[Path], known: Sequence[list[State]], bar: Any
+    ) -> list[list[State]]:
+        """Trains networks that are equally far on from the last of their known states, and returns all of them."""
+        key, states = self._start(group)
+        if known[0]:
+            states = [_resume(*of_one) for of_one in zip(places, known, states, strict=True)]
+        state, known, count = self._join(states), list(known), len(group)
+        before, start = [_seconds(of_one) for of_one in known], time.perf_counter() - compilation.seconds()
+        for step in self.steps[len(known[0]) :]:
+            state = self._advance(state, key, step, lambda steps: bar.update(count * steps))
+            for i, place in enumerate(places):
+                single = state if count == 1 else training.part(state, i)
+                accuracy = training.accuracy(self.network, single.variables, self.validation)
+                on_host = jax.device_get(single)
+                seconds = before[i] + (time.perf_counter() - compilation.seconds() - start) / count
+                known[i] = [*known[i], _save(place, on_host, accuracy, self._forgotten(on_host), seconds)]
+                bar.set_postfix(network=place.name, accuracy=f"{100 * accuracy:.1f}%")
+        for place in places:
+            (place / f"{self.steps[-1]}.training").unlink(missing_ok=True)
         return known
 
     def seconds_left(self, unfinished: Sequence[Sequence[State]]) -> float:
         """How long training and testing on from these states will take, by a few steps of a network of no account."""
-        key = self._key(0)
-        first = [training.start(self.network, self.plan, key, self.examples) for _ in range(2)]
-        state = self._advance(first[0], key, 1)  # compiles
-        training.accuracy(self.network, state.variables, self.validation)
-        clock, state, until = time.perf_counter(), first[1], 0
+        count = min(self.config.pretrained.together, len(unfinished))
+        fresh = self._start([0])[1][0].variables
+        key, states = self._start(range(count))
+        self._advance(self._join(states), key, 1)  # compiles
+        training.accuracy(self.network, fresh, self.validation)
+        key, states = self._start(range(count))
+        clock, state, until = time.perf_counter(), self._join(states), 0
         while until == 0 or (until < self.plan.per_epoch and time.perf_counter() - clock < _SECONDS_MEASURED):
             until = min(2 * until + 1, self.plan.per_epoch)
             state = self._advance(state, key, until)
         stepped = time.perf_counter()
-        training.accuracy(self.network, state.variables, self.validation)
+        training.accuracy(self.network, fresh, self.validation)
         tested = time.perf_counter()
         steps = sum(self.plan.total - _steps_done(of_one) for of_one in unfinished)
         tests = sum(len(self.steps) - len(of_one) for of_one in unfinished)
-        return steps * (stepped - clock) / until + tests * (tested - stepped)
+        return steps * (stepped - clock) / (until * count) + tests * (tested - stepped)
 
-    def _key(self, index: int) -> jax.Array:
-        """Of a network's initialisation, order and augmentation."""
-        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.pretrained.seed), 4), index)
+    def _start(self, group: Sequence[int]) -> tuple[jax.Array, list[TrainState]]:
+        """The key of initialisation, order and augmentation, [N] of several networks; and the state of each."""
+        base = jax.random.fold_in(jax.random.key(self.config.pretrained.seed), 4)
+        keys = [jax.random.fold_in(base, index) for index in group]
+        states = [training.start(self.network, self.plan, key, self.examples) for key in keys]
+        return keys[0] if len(keys) == 1 else jax.numpy.stack(keys), states
+
+    def _join(self, states: list[TrainState]) -> TrainState:
+        return states[0] if len(states) == 1 else training.join(states)
 
     def _advance(
         self, state: TrainState, key: jax.Array, until: int, on_progress: Callable[[int], None] = lambda steps: None
@@ -431,6 +457,6 @@ def _save(place: Path, state: TrainState, accuracy: float, forgotten: np.ndarray
     return saved
 
 
-def _resume(place: Path, step: int, template: TrainState) -> TrainState:
-    content = _read(place / f"{step}.training", _listed(place).training)
+def _resume(place: Path, known: Sequence[State], template: TrainState) -> TrainState:
+    content = _read(place / f"{known[-1].step}.training", _listed(place).training)
     return jax.device_put(serialization.from_bytes(jax.device_get(template), content))
