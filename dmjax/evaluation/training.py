@@ -8,7 +8,7 @@ Of E epochs the drop comes after E // 2 + 1. The authors' loop runs one epoch mo
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -149,11 +149,15 @@ def advance(
     until: int,
     on_progress: Callable[[int], None] = lambda steps: None,
 ) -> TrainState:
-    """Trains up to step `until` of the plan; the state that is passed in is donated. The rest as for `train`."""
+    """Trains up to step `until` of the plan; the state that is passed in is donated. The rest as for `train`.
+
+    With keys [N], and a state that `join` made of N, it trains N networks as one program.
+    """
+    run = _run if key.ndim == 0 else _run_together
     length = min(plan.total, steps_per_dispatch(plan.batch))
     done = int(state.step)
     while done < until:
-        state = _run(network, recipe, length, plan.batch, state, key, examples, np.int32(until), np.int32(plan.drop))
+        state = run(network, recipe, length, plan.batch, state, key, examples, np.int32(until), np.int32(plan.drop))
         jax.block_until_ready(state.step)
         on_progress(min(length, until - done))
         done = min(done + length, until)
@@ -188,6 +192,24 @@ def _run(network, recipe, length, batch, state, key, examples, until, drop):
         return jax.lax.cond(state.step < until, one_step, lambda s: s, state), None
 
     return jax.lax.scan(body, state, None, length=length)[0]
+
+
+def join(states: Sequence[TrainState]) -> TrainState:
+    """The state of N networks at the same step, [N, ...] but for `step`, which is one for all."""
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state._replace(step=None) for state in states))
+    return stacked._replace(step=states[0].step)
+
+
+def part(state: TrainState, index: int) -> TrainState:
+    """The state of one of the networks that `join` put together."""
+    return jax.tree.map(lambda leaf: leaf[index], state._replace(step=None))._replace(step=state.step)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "recipe", "length", "batch"), donate_argnames=("state",))
+def _run_together(network, recipe, length, batch, state, key, *rest):
+    axes = TrainState(0, 0, 0, None, 0, 0)  # with one step for all, what depends on it is not computed for nothing
+    one = functools.partial(_run, network, recipe, length, batch)
+    return jax.vmap(lambda state, key: one(state, key, *rest), in_axes=(axes, 0), out_axes=axes)(state, key)
 
 
 def step(

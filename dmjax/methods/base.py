@@ -151,6 +151,10 @@ class Method:
         """What the authors of the method evaluate with: values for fields of `EvaluationConfig` that were left open."""
         return {"strategy": config.augment.strategy, "epochs": 1000}
 
+    def pretraining(self, config: Config) -> Mapping[str, Any]:
+        """How the authors train networks on the whole set: values for fields of `PretrainedConfig` left open."""
+        return {"batch_size": 64, "strategy": config.augment.strategy}
+
     def uses_trained_networks(self) -> bool:
         """Whether the method takes networks that were trained on the whole set (`Problem.trained`)."""
         return False

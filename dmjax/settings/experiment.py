@@ -178,12 +178,14 @@ def resolve(config: R, default: R | None = None) -> R:
         if isinstance(config, Config):
             config = dataclasses.replace(config, method=method.resolve(config))
             config = fill(config, _LONG_ITERATIONS if method.inner_loop else _DISPATCH)
-        evaluation = {f"evaluation.{name}": value for name, value in method.evaluation(config).items()}
-    config = fill(config, evaluation)
+        recipes = {"evaluation": method.evaluation(config), "pretrained": method.pretraining(config)}
+    for recipe, decided in recipes.items():
+        config = fill(config, {f"{recipe}.{name}": value for name, value in decided.items()})
     check(config)
     values = flatten(config)
-    if values["evaluation.momentum"] == 1:
-        raise UserError("evaluation.momentum must be below 1, not 1")
+    for recipe in recipes:
+        if values.get(f"{recipe}.momentum") == 1:
+            raise UserError(f"{recipe}.momentum must be below 1, not 1")
     if values["seed"] + values.get("runs", 1) - 1 >= 2**32:
         raise UserError(f"seed must be below 2**32, and that of the last run too, not {values['seed']}")
     return config
@@ -224,4 +226,5 @@ def undecided(config: C, given: C) -> C:
     """A resolved configuration in which what follows from the method and network of a run is as it was given."""
     checkpoint = CheckpointConfig(given.checkpoint.every, config.checkpoint.keep)
     method = methods.create(given.method)
-    return dataclasses.replace(config, method=method, chunk=given.chunk, checkpoint=checkpoint)
+    pretrained = dataclasses.replace(given.pretrained, path=config.pretrained.path)
+    return dataclasses.replace(config, method=method, chunk=given.chunk, checkpoint=checkpoint, pretrained=pretrained)

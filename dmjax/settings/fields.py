@@ -24,7 +24,7 @@ _EMBEDDING = "embedding"  # a group of settings whose place is taken by `match`
 # Fields that may change between two starts of the same run: they say where and how it is shown, not what is computed.
 _NOT_PART_OF_THE_RUN = (
     *("workdir", "runs", "progress", "data.cache", "checkpoint.keep", "pretrained.path"),
-    *("class_chunk", "image_chunk", "memory_gb"),
+    *("pretrained.together", "class_chunk", "image_chunk", "memory_gb"),
     *(f"distributed.{name}" for name in ("coordinator", "num_processes", "process_id", "timeout")),
 )
 
