@@ -23,11 +23,14 @@ from dmjax import networks
 from dmjax.common import compilation, files, signals
 from dmjax.common.errors import UserError
 from dmjax.common.progress import progress_bar
-from dmjax.config import Config
+from dmjax.config import Config, EvaluateConfig, EvaluationConfig
 from dmjax.data import Dataset
-from dmjax.evaluation import training
-from dmjax.evaluation.training import Examples, TrainState
+from dmjax.evaluation import protocols, training
+from dmjax.evaluation.training import Examples, Recipe, TrainState
 from dmjax.networks import custom
+
+_OF_RECIPE = ("learning_rate", "momentum", "weight_decay", "batch_size")
+"""What can be given of a recipe, besides the augmentation."""
 
 
 class State(NamedTuple):
@@ -59,7 +62,7 @@ class State(NamedTuple):
         return serialization.msgpack_restore(_read(self.path, self.sha256))
 
 
-def states(config: Config, dataset: Dataset) -> list[list[State]]:
+def states(config: Config | EvaluateConfig, dataset: Dataset) -> list[list[State]]:
     """The states of each of the configured networks from the first to the last, trained now where they are missing.
 
     Args:
@@ -92,7 +95,7 @@ class TrainedNetworks:
       waited: Seconds, without compilation, that this process has spent on looking them up or training them.
     """
 
-    def __init__(self, config: Config, dataset: Dataset):
+    def __init__(self, config: Config | EvaluateConfig, dataset: Dataset):
         self._config, self._dataset = config, dataset
         self._known: list[list[State]] = []
         self._used: set[int] = set()
@@ -147,16 +150,35 @@ def stack(states: Sequence[State]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(state.load() for state in states))
 
 
-def _about(config: Config, dataset: Dataset) -> dict[str, Any]:
+def recipe(config: Config | EvaluateConfig) -> Recipe:
+    """How the networks are trained: as sets are judged by default, but for what was given for it.
+
+    What a protocol or a method has decided is left out, so that sets of any method that are judged in any way can share
+    the networks.
+    """
+    undecided = dataclasses.replace(config.evaluation, **dict.fromkeys(protocols.FIELDS))
+    undecided = dataclasses.replace(config, evaluation=undecided)
+    decided = dict(config.method.evaluation(undecided))
+    if config.evaluation.protocol is not None:
+        decided |= protocols.settings(config.evaluation.protocol, undecided)
+    given = protocols.opened(config.evaluation, decided)
+    plain = EvaluationConfig(**{name: getattr(given, name) for name in (*_OF_RECIPE, "strategy")})
+    return training.make_recipe(plain, config.augment)
+
+
+def _about(config: Config | EvaluateConfig, dataset: Dataset) -> dict[str, Any]:
     """All that the states depend on but their number."""
-    recipe = training.make_recipe(config.evaluation, config.augment)
+    made = recipe(config)
     settings = dataclasses.asdict(config.pretrained)
     source = {"source": custom.digest(config.network.name)} if ":" in config.network.name else {}
     return {
         "format": 3,  # of the files and of the recipe: 2 had other variances in batch norm
         "data set": {"name": dataset.name, "fingerprint": dataset.fingerprint()},
         "network": {**dataclasses.asdict(config.network), **source},
-        "recipe": {**recipe._asdict(), "augment": dataclasses.asdict(recipe.augment)},
+        "recipe": {
+            **{name: getattr(made, name) for name in _OF_RECIPE},
+            "augment": {"strategy": made.augment.strategy, "align_corners": made.augment.align_corners},
+        },
         "pretrained": {name: settings[name] for name in ("epochs", "states", "holdout", "seed")},
     }
 
@@ -227,7 +249,7 @@ def _read(path: Path, sha256: str) -> bytes:
     return content
 
 
-def _held_out(config: Config, dataset: Dataset) -> int:
+def _held_out(config: Config | EvaluateConfig, dataset: Dataset) -> int:
     """How many training images are held out; raises a `UserError` where none are left."""
     images = int(dataset.counts.sum())
     held = max(1, round(config.pretrained.holdout * images))
@@ -236,30 +258,31 @@ def _held_out(config: Config, dataset: Dataset) -> int:
     return held
 
 
-def _split(config: Config, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def _split(config: Config | EvaluateConfig, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of the training images, class by class, that are held out and that are not."""
     order = np.random.default_rng(config.pretrained.seed).permutation(int(dataset.counts.sum()))
     held_out, trained_on = np.split(order, [_held_out(config, dataset)])
     return held_out, trained_on
 
 
-def trained_on(config: Config, dataset: Dataset) -> np.ndarray:
+def trained_on(config: Config | EvaluateConfig, dataset: Dataset) -> np.ndarray:
     """How many images of each class networks are trained on, int [C]; the others are held out."""
     labels = np.repeat(np.arange(dataset.num_classes), dataset.counts)
     return np.bincount(labels[_split(config, dataset)[1]], minlength=dataset.num_classes)
 
 
-def _steps(config: Config, dataset: Dataset) -> list[int]:
+def _steps(config: Config | EvaluateConfig, dataset: Dataset) -> list[int]:
     """The steps whose states are saved."""
     images = int(dataset.counts.sum()) - _held_out(config, dataset)
-    recipe = training.make_recipe(config.evaluation, config.augment)
-    return milestones(training.make_plan(recipe, images, config.pretrained.epochs).total, config.pretrained.states)
+    return milestones(
+        training.make_plan(recipe(config), images, config.pretrained.epochs).total, config.pretrained.states
+    )
 
 
 class _Task:
     """What is needed to train networks: the images on the device, and the steps whose states are saved."""
 
-    def __init__(self, config: Config, dataset: Dataset):
+    def __init__(self, config: Config | EvaluateConfig, dataset: Dataset):
         self.config = config
         images, labels = dataset.flat()
         held_out, chosen = _split(config, dataset)
@@ -267,7 +290,7 @@ class _Task:
         self.examples = jax.device_put(Examples(images[chosen], labels[chosen], dataset.mean, dataset.std))
         self.validation = training.test_examples(images[held_out], labels[held_out], dataset.mean, dataset.std)
         self.network = networks.create(config.network, dataset.num_classes, dataset.image_shape)
-        self.recipe = training.make_recipe(config.evaluation, config.augment)
+        self.recipe = recipe(config)
         self.plan = training.make_plan(self.recipe, len(chosen), config.pretrained.epochs)
         self.steps = _steps(config, dataset)
 
