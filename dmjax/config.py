@@ -153,27 +153,61 @@ class PretrainedConfig:
     """Seed of the networks and of the choice of held-out images."""
 
 
+ProtocolName = Literal["dm", "dc", "idc", "datadam", "ncfm", "ddranking"]
+"""Of `dmjax.evaluation.protocols`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """Networks trained from scratch on the small set and tested on the real test images."""
+    """Networks trained from scratch on the small set and tested on the real test images.
 
-    networks: Count = 20
-    """How many networks, each with its own initialisation."""
+    What is left open (None) is as the protocol has it, or where no protocol is named as the authors of the method that
+    made the set have it.
+    """
+
+    protocol: ProtocolName | None = None
+    """Whose way of evaluating; what is given besides comes before what it says (by default that of the method's
+    authors, for most the one of Zhao & Bilen 2023, whose values are in brackets below)."""
+    networks: Count | None = None
+    """How many networks, each with its own initialisation (20)."""
     epochs: Count | None = None
-    """Passes over the small set; the learning rate falls to a tenth after the middle one (by default what the method's
-    authors use, 1000 for most)."""
+    """Passes over the small set (1000)."""
     strategy: Strategy | None = None
-    """Augmentation of the training images (by default what the method's authors use, --augment.strategy for most)."""
+    """Augmentation of the training images (--augment.strategy)."""
+    composite: bool | None = None
+    """Flip, colour and cutout always, and one of the other groups with them, as for --augment.composite (false)."""
     every: NonNegative = 0
     """Also evaluate every so many iterations while condensing; 0: only at the end."""
-    batch_size: Count = 256
-    """Images per training step; the last batch of an epoch may be smaller."""
-    learning_rate: Positive = 0.01
-    """Learning rate of SGD."""
-    momentum: Fraction = 0.9
-    """Momentum of SGD."""
-    weight_decay: Annotated[float, Range(0)] = 5e-4
-    """Weight decay on all parameters."""
+    batch_size: Count | None = None
+    """Images per training step; the last batch of an epoch may be smaller (256)."""
+    optimizer: Literal["sgd", "adamw"] | None = None
+    """What trains the networks (sgd)."""
+    learning_rate: Positive | None = None
+    """Learning rate of the optimizer (0.01)."""
+    momentum: Fraction | None = None
+    """Momentum of SGD (0.9)."""
+    weight_decay: Annotated[float, Range(0)] | None = None
+    """Weight decay on all parameters (0.0005)."""
+    schedule: tuple[Fraction, ...] | None = None
+    """Fractions of the epochs after which the learning rate falls (0.5)."""
+    rate_factor: Positive | None = None
+    """What the learning rate is multiplied by each time (0.1)."""
+    restart: bool | None = None
+    """Make the optimizer anew where the rate falls, and that one epoch later, as the authors' code does (true)."""
+    cutmix: Fraction | None = None
+    """Probability that a batch is mixed by boxes of other images of it (0)."""
+    mixup: Fraction | None = None
+    """Probability that a batch is mixed by sums with other images of it (0)."""
+    resized_crop: Fraction | None = None
+    """Smallest share of an image's area that a random crop keeps, which is resized to the whole; 0: no crop (0)."""
+    labels: Literal["stored", "hard", "teacher", "teacher-views"] | None = None
+    """stored: those of the set; hard: the class of each image; teacher: the mean of what the networks of --pretrained
+    say of it; teacher-views: of it as it is augmented and mixed, anew in every step (stored)."""
+    temperature: Positive | None = None
+    """Of a teacher's labels, which are softer above 1 (1)."""
+    best: bool = False
+    """Also say the best test accuracy over ten moments of the training. It is chosen on the test images, so that it is
+    shown as what it is, and the last epoch counts."""
     random_real: bool = True
     """Evaluate as many random real images too, a new draw for every network."""
     whole_dataset: bool = False
@@ -252,6 +286,7 @@ class EvaluateConfig:
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    pretrained: PretrainedConfig = dataclasses.field(default_factory=PretrainedConfig)
     method: tyro.conf.Suppress[tyro.conf.Fixed[Any]] = Config.method
     """The method that made the set, whose authors' evaluation applies where nothing else is given."""
     synthetic: Path | None = None
@@ -262,6 +297,8 @@ class EvaluateConfig:
     """Train all networks of a pool instead: several families, or ConvNets that differ in one option."""
     random_real: Count | None = None
     """Evaluate this many random real images per class instead of a synthetic set."""
+    factor: Count = 1
+    """Real images along each side of a random one: factor^2 of them, reduced, share its pixels."""
     seed: NonNegative = 0
     """Seed of the networks and of the choice of random real images."""
     json: Path | None = None

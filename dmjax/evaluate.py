@@ -6,7 +6,9 @@
 
     python -m dmjax.evaluate --synthetic runs/mnist/synthetic.npz --pool cross --json cross.json
 
-    python -m dmjax.evaluate --config experiments/mnist.py --random-real 10
+    python -m dmjax.evaluate --synthetic runs/mnist/synthetic.npz --evaluation.protocol idc
+
+    python -m dmjax.evaluate --config experiments/mnist.py --random-real 10 --factor 2
 
 --config FILE names an experiment whose data, network and recipe are the defaults of the other flags.
 """
@@ -24,6 +26,7 @@ from dmjax.config import AugmentConfig, Config, EvaluateConfig, EvaluationConfig
 from dmjax.data import Dataset, sampling
 from dmjax.data import load as load_dataset
 from dmjax.data.synthetic_set import SyntheticSet
+from dmjax.evaluation import protocols
 from dmjax.evaluation.judge import Accuracy, judge, judge_random_real
 from dmjax.settings import cli, experiment, fields
 from dmjax.settings.check import check
@@ -149,6 +152,16 @@ def _main(arguments: list[str]) -> None:
         raise UserError("--own needs a --synthetic set of a method that has an evaluation of its own")
     if config.own and config.pool is not None and not config.method.own_evaluation_is_random:
         raise UserError(f"{config.method.own_evaluation} trains no network; leave out --pool {config.pool}")
+    if config.factor > 1 and config.random_real is None:
+        raise UserError("--factor is for --random-real; a synthetic set has its own")
+    teacher = config.evaluation.labels in ("teacher", "teacher-views")
+    if teacher and config.own:
+        raise UserError(f"{config.method.own_evaluation} has labels of its own; leave out --evaluation.labels")
+    if teacher and config.pool is not None:
+        raise UserError(
+            "the teachers are the networks of --pretrained, which are of one kind; leave out "
+            f"--pool {config.pool} and name one with --network.name, or leave out --evaluation.labels"
+        )
     if config.json is not None:
         files.check_writable(config.json)
     dataset = load_dataset(config.data, config.progress)
@@ -161,10 +174,12 @@ def _main(arguments: list[str]) -> None:
     for network in chosen.values():  # what does not fit the images is said before anything is trained
         networks.create(network, dataset.num_classes, dataset.image_shape)
     if config.random_real is not None:
-        sampling.check_enough(dataset, config.random_real, "lower --random-real")
+        remedy = "lower --random-real" if config.factor == 1 else "lower --random-real or --factor"
+        sampling.check_enough(dataset, config.random_real * config.factor**2, remedy)
     what = str(path) if synthetic is not None else f"{config.random_real} random real images per class"
+    what += f" of factor {config.factor}" if config.factor > 1 else ""
     recipe = config.evaluation
-    how = f"by {config.method.own_evaluation}" if config.own else f"{recipe.epochs} epochs"
+    how = f"by {config.method.own_evaluation}" if config.own else _how(recipe)
     print(f"{what}: test accuracy on {dataset.name}, {recipe.networks} networks each, {how}\n")
     print("| network | accuracy | seconds | of them compiling |\n|---|---|---|---|", flush=True)
     report: dict[str, Any] = {"dataset": dataset.name, "set": what, "networks": {}, "seconds": 0.0}
@@ -181,6 +196,13 @@ def _main(arguments: list[str]) -> None:
             files.write_json(config.json, report)  # what is measured stays, whatever comes next
 
 
+def _how(recipe: EvaluationConfig) -> str:
+    """The recipe in a few words: its protocol, epochs, and labels that are not those of the set."""
+    protocol = [f"protocol {recipe.protocol}"] if recipe.protocol is not None else []
+    labels = [f"labels: {recipe.labels}"] if recipe.labels != protocols.PLAIN["labels"] else []
+    return ", ".join([*protocol, f"{recipe.epochs} epochs", *labels])
+
+
 def _pool(config: EvaluateConfig) -> dict[str, NetworkConfig]:
     """The networks to train, by their short names."""
     if config.pool is None:
@@ -192,7 +214,7 @@ def _pool(config: EvaluateConfig) -> dict[str, NetworkConfig]:
 def _measure(config: EvaluateConfig, synthetic: SyntheticSet | None, dataset: Dataset, name: str) -> Accuracy:
     if synthetic is None:
         assert config.random_real is not None
-        return judge_random_real(config, dataset, config.random_real)
+        return judge_random_real(config, dataset, config.random_real, factor=config.factor)
     if config.own:
         return _own(config, dataset, synthetic)
     return judge(config, dataset, synthetic, name)
@@ -200,7 +222,8 @@ def _measure(config: EvaluateConfig, synthetic: SyntheticSet | None, dataset: Da
 
 def _like_run(config: Config, synthetic: Path | None) -> EvaluateConfig:
     """The flags' defaults: those of the run, with what its method decides left open."""
-    return EvaluateConfig(config.data, config.network, config.augment, config.evaluation, config.method, synthetic)
+    shared = ("data", "network", "augment", "evaluation", "pretrained", "method")
+    return EvaluateConfig(**{name: getattr(config, name) for name in shared}, synthetic=synthetic)
 
 
 cli.make_callable(__name__)

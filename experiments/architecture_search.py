@@ -149,7 +149,7 @@ def _proxies(search: Study[ArchitectureSearch], runs: Mapping[str, Config]) -> l
     whole = place_whole(dataset)
     plan = training.make_plan(recipe, len(whole.labels), settings.whole_epochs)
     proxys = training.make_plan(recipe, search.config.ipc * dataset.num_classes, settings.epochs)
-    early = plan._replace(total=proxys.total, drop=proxys.drop)
+    early = plan._replace(total=proxys.total, drops=proxys.drops)
     strategy = search.varied.whole_strategy or recipe.augment.strategy
     to_the_end = recipe._replace(augment=dataclasses.replace(recipe.augment, strategy=strategy))
     return [

@@ -137,8 +137,8 @@ def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) ->
     examples = jax.device_put(training.Examples(images, labels, *moments))
     test_images = rng.integers(0, 256, (10_000, *case.image_shape), dtype=np.uint8)
     test = training.test_examples(test_images, np.zeros(10_000, np.int32), *moments)
-    per_epoch = -(-n // min(recipe.batch_size, n))
     settings = training.make_recipe(recipe, config.augment)
+    per_epoch = -(-n // min(settings.batch_size, n))
 
     def train(epochs: int) -> Any:
         return training.train(network, settings, jax.random.key(epochs), examples, epochs)
@@ -149,7 +149,7 @@ def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) ->
         jax.block_until_ready(train(epochs))
         return epochs * per_epoch, time.perf_counter() - start, None
 
-    shortest = -(-training.steps_per_dispatch(min(recipe.batch_size, n)) // per_epoch)
+    shortest = -(-training.steps_per_dispatch(min(settings.batch_size, n)) // per_epoch)
     start = time.perf_counter()
     variables = train(shortest)
     training.accuracy(network, variables, test)

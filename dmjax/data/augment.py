@@ -166,8 +166,40 @@ def _recolor(images: jax.Array, factors: jax.Array) -> jax.Array:
     return (images - mean) * contrast + mean
 
 
-def _resample(images: jax.Array, linear: jax.Array, shift: jax.Array) -> jax.Array:
-    """Bilinear lookup of an affine grid with zeros outside: exact for whole-pixel moves."""
+def crop_and_resize(key: jax.Array, images: jax.Array, smallest: float) -> jax.Array:
+    """Cuts a random box out of each of the images [n, H, W, D], and resizes it bilinearly to the whole image.
+
+    The area of the box is a uniform share between `smallest` and 1, the ratio of its sides log-uniform between 3/4 and
+    4/3 of the image's, its place uniform. A side that would be longer than the image is as long as the image.
+    """
+    numbers = jax.random.uniform(key, (len(images), 4))
+    boxes = jax.vmap(lambda u: crop_box(u, smallest, images.shape[1:3]))(numbers)
+    return jax.vmap(lambda box, image: resize_box(image[None], box)[0])(boxes, images)
+
+
+def crop_box(u: jax.Array, smallest: float, size: tuple[int, int]) -> jax.Array:
+    """Top, left, height and width [4] of a random crop, in pixels, from uniform numbers u [4]."""
+    area = smallest + (1 - smallest) * u[0]
+    ratio = jnp.exp((2 * u[1] - 1) * math.log(4 / 3))
+    shares = jnp.minimum(jnp.sqrt(jnp.stack([area / ratio, area * ratio])), 1.0)
+    sides = shares * jnp.array(size, jnp.float32)
+    return jnp.concatenate([u[2:4] * (jnp.array(size, jnp.float32) - sides), sides])
+
+
+def resize_box(images: jax.Array, box: jax.Array) -> jax.Array:
+    """The box (top, left, height, width) of all images [n, H, W, D], resized to [n, H, W, D]; its border repeats."""
+    size = jnp.array(images.shape[1:3], jnp.float32)
+    corner, sides = box[:2], box[2:]
+    return _resample(images, jnp.diag(sides / size), corner + (sides - size) / 2, within=(corner, corner + sides - 1))
+
+
+def _resample(
+    images: jax.Array, linear: jax.Array, shift: jax.Array, within: tuple[jax.Array, jax.Array] | None = None
+) -> jax.Array:
+    """Bilinear lookup of an affine grid with zeros outside: exact for whole-pixel moves.
+
+    Places outside of the first and last pixel of `within` (y, x), where it is given, are looked up at its border.
+    """
     n, height, width, channels = images.shape
     centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
     rows = jnp.arange(height, dtype=jnp.float32)[:, None] - centre_y
@@ -175,6 +207,8 @@ def _resample(images: jax.Array, linear: jax.Array, shift: jax.Array) -> jax.Arr
     # Sums of products, not a matrix product: those are computed in lower precision on accelerators.
     y = (linear[0, 0] * rows + linear[0, 1] * columns + (shift[0] + centre_y)).ravel()
     x = (linear[1, 0] * rows + linear[1, 1] * columns + (shift[1] + centre_x)).ravel()
+    if within is not None:
+        y, x = (jnp.clip(place, *ends) for place, *ends in zip((y, x), *within, strict=True))
     pixels = images.transpose(1, 2, 0, 3).reshape(height * width, n * channels)  # a row is one pixel of all images
     out = jnp.zeros_like(pixels)
     for corner_y in (jnp.floor(y), jnp.floor(y) + 1):

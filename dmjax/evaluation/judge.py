@@ -3,26 +3,31 @@
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dmjax import networks
 from dmjax.common import compilation, files
 from dmjax.common.errors import UserError
 from dmjax.common.progress import progress_bar
-from dmjax.config import AugmentConfig, EvaluationConfig, NetworkConfig
+from dmjax.config import AugmentConfig, Config, EvaluateConfig, EvaluationConfig, NetworkConfig
 from dmjax.data import Dataset, synthetic_set
 from dmjax.data.factor import pack
 from dmjax.data.sampling import random_images
 from dmjax.data.synthetic_set import SyntheticSet
-from dmjax.evaluation import training
-from dmjax.evaluation.training import Examples, Tested
+from dmjax.evaluation import pretrained, training
+from dmjax.evaluation.training import Examples, Recipe, Tested
 
 _CLASSES_FOR_TOP5 = 50
+_MOMENTS = 10  # of a training, among which the best is looked for
+BEST = "best over epochs (chosen on the test images)"
+"""How the best accuracy over epochs is labelled wherever it is shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Accuracy:
       values: The accuracy of each network.
       training_seconds: Seconds to train and test all networks, over all starts, without compilation.
       top5: The top-5 accuracy of each network; empty for data sets of fewer than 50 classes.
+      best: The best accuracy of each network over the epochs, chosen on the test images; empty where not asked for.
     """
 
     mean: float
@@ -42,21 +48,36 @@ class Accuracy:
     values: tuple[float, ...]
     training_seconds: float = 0.0
     top5: tuple[float, ...] = ()
+    best: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, values: Iterable[float], seconds: float = 0.0, top5: Iterable[float] = ()) -> "Accuracy":
+    def of(
+        cls,
+        values: Iterable[float],
+        seconds: float = 0.0,
+        top5: Iterable[float] = (),
+        best: Iterable[float] = (),
+    ) -> "Accuracy":
         """Summarises the accuracies of single networks."""
         values = tuple(values)
-        return cls(float(np.mean(values)), float(np.std(values)), values, seconds, tuple(top5))
+        return cls(float(np.mean(values)), float(np.std(values)), values, seconds, tuple(top5), tuple(best))
+
+    @classmethod
+    def pooled(cls, results: Sequence[Mapping[str, Any]]) -> "Accuracy":
+        """Summarises several accuracies, as `to_dict` gives them."""
+        together = {name: [v for r in results for v in r.get(name, ())] for name in ("values", "top5", "best")}
+        return cls.of(seconds=sum(result.get("training_seconds", 0.0) for result in results), **together)
 
     def __str__(self) -> str:
         top5 = f", top-5 {_percent(self.top5)}" if self.top5 else ""
-        return f"{_percent(self.values)}{top5}"
+        best = f", {BEST} {_percent(self.best)}" if self.best else ""
+        return f"{_percent(self.values)}{top5}{best}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; those of `top5` only where they were measured."""
-        values = {**dataclasses.asdict(self), "values": list(self.values), "top5": list(self.top5)}
-        return values if self.top5 else {name: value for name, value in values.items() if name != "top5"}
+        """Plain JSON values; those of `top5` and `best` only where they were measured."""
+        lists = {name: list(getattr(self, name)) for name in ("values", "top5", "best")}
+        measured = {name: values for name, values in lists.items() if values or name == "values"}
+        return {"mean": self.mean, "std": self.std, "training_seconds": self.training_seconds, **measured}
 
 
 def _percent(values: Sequence[float]) -> str:
@@ -109,6 +130,7 @@ def judge_random_real(
     There are `ipc` stored images per class. With a factor each of them holds factor^2 real images, reduced to its
     blocks, as a synthetic set of that factor would start from.
     """
+    assert settings.evaluation.networks is not None, "the configuration is not resolved"
     keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 2), settings.evaluation.networks)
     moments, names = (dataset.mean, dataset.std), dataset.class_names
 
@@ -122,10 +144,11 @@ def judge_random_real(
 
 
 def judge_whole(settings: Settings, dataset: Dataset, resume_file: Path | None = None) -> Accuracy:
-    """Does the same for the whole training set, which gives the upper bound."""
+    """Does the same for the whole training set and its hard labels, which gives the upper bound."""
     moments = dataset.mean, dataset.std
     whole = place_whole(dataset)
     epochs = settings.evaluation.whole_epochs
+    settings = dataclasses.replace(settings, evaluation=dataclasses.replace(settings.evaluation, labels="hard"))
     return _judge(settings, dataset, moments, lambda i: whole, epochs, "whole training set", "all", resume_file)
 
 
@@ -186,16 +209,62 @@ def _judge(
     network = networks.create(settings.network, dataset.num_classes, dataset.image_shape)
     recipe = training.make_recipe(settings.evaluation, settings.augment)
     key = jax.random.fold_in(jax.random.key(settings.seed), 3)  # 0 and 1 belong to condensing, 2 to random real images
+    teachers: list[Any] = []  # looked up once, when the first network is trained
 
     def train_and_test(i: int, on_progress: Callable[[float], None]) -> Tested:
-        examples = set_of(i)
+        if not teachers:
+            teachers.append(_teachers(settings, dataset))
+        examples = _labelled(network, recipe, set_of(i), teachers[0])
+        per_view = teachers[0] if recipe.labels == "teacher-views" else None
         total = epochs * -(-len(examples.labels) // min(recipe.batch_size, len(examples.labels)))
         each = lambda steps: on_progress(steps / total)  # noqa: E731
-        variables = training.train(network, recipe, jax.random.fold_in(key, i), examples, epochs, each)
-        return training.test(network, variables, test)
+        arguments = network, recipe, jax.random.fold_in(key, i), examples, epochs
+        if not settings.evaluation.best:
+            return training.test(network, training.train(*arguments, each, per_view), test)
+        return _best(*arguments, each, per_view, test)
 
-    about = (settings.network, recipe, epochs, content)
+    about = (settings.network, recipe, epochs, content, *(["best"] if settings.evaluation.best else []))
     return measure_each(settings, dataset, train_and_test, about, description, resume_file)
+
+
+def _best(
+    network: nn.Module,
+    recipe: Recipe,
+    key: jax.Array,
+    examples: Examples,
+    epochs: int,
+    on_progress: Callable[[int], None],
+    teachers: Any,
+    test: Examples,
+) -> Tested:
+    """Trains and tests like any other, and tests at ten moments before the end besides, the end being one of them."""
+    plan = training.make_plan(recipe, len(examples.labels), epochs)
+    state = training.start(network, plan, key, examples)
+    results = []
+    for epoch in sorted({max(1, round(epochs * k / _MOMENTS)) for k in range(1, _MOMENTS + 1)}):
+        until = epoch * plan.per_epoch
+        state = training.advance(network, recipe, plan, state, key, examples, until, on_progress, teachers)
+        results.append(training.test(network, state.variables, test))
+    return results[-1]._replace(best=max(result.accuracy for result in results))
+
+
+def _teachers(settings: Settings, dataset: Dataset) -> Any:
+    """The variables of the trained networks that label images, stacked; None where none do."""
+    if settings.evaluation.labels not in ("teacher", "teacher-views"):
+        return None
+    if not isinstance(settings, Config | EvaluateConfig):
+        raise UserError("a teacher's labels need the networks of a configuration that has --pretrained")
+    states = pretrained.TrainedNetworks(settings, dataset).all()
+    return jax.device_put(pretrained.stack([of_one[-1] for of_one in states]))
+
+
+def _labelled(network: nn.Module, recipe: Recipe, examples: Examples, teachers: Any) -> Examples:
+    """The images with the labels that the recipe names; those of every view are made while training."""
+    if recipe.labels == "teacher":
+        return examples._replace(labels=training.teach(network, teachers, examples, recipe.temperature))
+    if recipe.labels == "stored" or examples.labels.ndim == 1:
+        return examples
+    return examples._replace(labels=jnp.argmax(examples.labels, axis=1).astype(jnp.int32))
 
 
 def measure_each(
@@ -216,6 +285,7 @@ def measure_each(
       description: The text of the progress bar.
       resume_file: As for `judge`.
     """
+    assert settings.evaluation.networks is not None, "the configuration is not resolved"
     measured, total = [], settings.evaluation.networks
     digest = ""
     if resume_file is not None:
@@ -232,7 +302,9 @@ def measure_each(
             bar.n = i + 1
             bar.set_postfix(accuracy=f"{100 * np.mean([entry['accuracy'] for entry in measured]):.1f}%")
     top5 = [entry["top5"] for entry in measured] if dataset.num_classes >= _CLASSES_FOR_TOP5 else []
-    return Accuracy.of([entry["accuracy"] for entry in measured], sum(entry["seconds"] for entry in measured), top5)
+    best = [entry["best"] for entry in measured if entry["best"] is not None]
+    seconds = sum(entry["seconds"] for entry in measured)
+    return Accuracy.of([entry["accuracy"] for entry in measured], seconds, top5, best)
 
 
 def _digest(*parts: Any) -> str:
@@ -240,12 +312,14 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _read_measured(path: Path | None, digest: str) -> list[dict[str, float]]:
+def _read_measured(path: Path | None, digest: str) -> list[dict[str, Any]]:
     """The results of the networks that were measured; none where the file is of another evaluation."""
     try:
         stored = files.read_json(path) if path is not None else None
         if stored is None or stored["digest"] != digest:
             return []
-        return [{name: float(entry[name]) for name in ("accuracy", "top5", "seconds")} for entry in stored["networks"]]
-    except (UserError, TypeError, KeyError, ValueError):
+        best = [None if entry.get("best") is None else float(entry["best"]) for entry in stored["networks"]]
+        known = [{name: float(entry[name]) for name in ("accuracy", "top5", "seconds")} for entry in stored["networks"]]
+        return [{**entry, "best": value} for entry, value in zip(known, best, strict=True)]
+    except (UserError, TypeError, KeyError, AttributeError, ValueError):
         return []

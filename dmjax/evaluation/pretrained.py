@@ -23,7 +23,7 @@ from dmjax import networks
 from dmjax.common import compilation, files, signals
 from dmjax.common.errors import UserError
 from dmjax.common.progress import progress_bar
-from dmjax.config import AugmentConfig, Config
+from dmjax.config import AugmentConfig, Config, EvaluateConfig
 from dmjax.data import Dataset
 from dmjax.evaluation import training
 from dmjax.evaluation.training import Examples, Recipe, TrainState
@@ -77,7 +77,9 @@ class Work(NamedTuple):
     seconds: float
 
 
-def states(config: Config, dataset: Dataset, announce: Callable[[Work], None] | None = None) -> list[list[State]]:
+def states(
+    config: Config | EvaluateConfig, dataset: Dataset, announce: Callable[[Work], None] | None = None
+) -> list[list[State]]:
     """The states of each of the configured networks from the first to the last, trained now where they are missing.
 
     Args:
@@ -139,7 +141,7 @@ class TrainedNetworks:
       waited: Seconds, without compilation, that this process has spent on looking them up or training them.
     """
 
-    def __init__(self, config: Config, dataset: Dataset):
+    def __init__(self, config: Config | EvaluateConfig, dataset: Dataset):
         self._config, self._dataset = config, dataset
         self._known: list[list[State]] = []
         self._used: set[int] = set()
@@ -215,7 +217,7 @@ def stack(states: Sequence[State]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(state.load() for state in states))
 
 
-def _recipe(config: Config) -> Recipe:
+def _recipe(config: Config | EvaluateConfig) -> Recipe:
     """How the networks are trained, whatever the evaluation does."""
     settings = config.pretrained
     assert settings.batch_size is not None, "the configuration is not resolved"
@@ -228,12 +230,12 @@ def _recipe(config: Config) -> Recipe:
     )
 
 
-def _augment(config: Config) -> AugmentConfig:
+def _augment(config: Config | EvaluateConfig) -> AugmentConfig:
     strategy = config.pretrained.strategy
     return config.augment if strategy is None else dataclasses.replace(config.augment, strategy=strategy)
 
 
-def _about(config: Config, dataset: Dataset) -> dict[str, Any]:
+def _about(config: Config | EvaluateConfig, dataset: Dataset) -> dict[str, Any]:
     """All that the states depend on but their number."""
     settings = dataclasses.asdict(config.pretrained)
     source = {"source": custom.digest(config.network.name)} if ":" in config.network.name else {}
@@ -323,7 +325,7 @@ def _read(path: Path, sha256: str) -> bytes:
     return content
 
 
-def _held_out(config: Config, dataset: Dataset) -> int:
+def _held_out(config: Config | EvaluateConfig, dataset: Dataset) -> int:
     """How many training images are held out; raises a `UserError` where none are left."""
     images = int(dataset.counts.sum())
     held = max(1, round(config.pretrained.holdout * images))
@@ -332,20 +334,20 @@ def _held_out(config: Config, dataset: Dataset) -> int:
     return held
 
 
-def _split(config: Config, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def _split(config: Config | EvaluateConfig, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of the training images, class by class, that are held out and that are not."""
     order = np.random.default_rng(config.pretrained.seed).permutation(int(dataset.counts.sum()))
     held_out, trained_on = np.split(order, [_held_out(config, dataset)])
     return held_out, trained_on
 
 
-def trained_on(config: Config, dataset: Dataset) -> np.ndarray:
+def trained_on(config: Config | EvaluateConfig, dataset: Dataset) -> np.ndarray:
     """How many images of each class networks are trained on, int [C]; the others are held out."""
     labels = np.repeat(np.arange(dataset.num_classes), dataset.counts)
     return np.bincount(labels[_split(config, dataset)[1]], minlength=dataset.num_classes)
 
 
-def _steps(config: Config, dataset: Dataset) -> list[int]:
+def _steps(config: Config | EvaluateConfig, dataset: Dataset) -> list[int]:
     """The steps whose states are saved."""
     images = int(dataset.counts.sum()) - _held_out(config, dataset)
     plan = training.make_plan(_recipe(config), images, config.pretrained.epochs)
@@ -355,7 +357,7 @@ def _steps(config: Config, dataset: Dataset) -> list[int]:
 class _Task:
     """What is needed to train networks: the images on the device, and the steps whose states are saved."""
 
-    def __init__(self, config: Config, dataset: Dataset):
+    def __init__(self, config: Config | EvaluateConfig, dataset: Dataset):
         self.config = config
         images, labels = dataset.flat()
         held_out, chosen = _split(config, dataset)

@@ -1,11 +1,11 @@
-"""Training a network from scratch on arrays: the recipe by which every small set is judged.
+"""Training a network from scratch on arrays, by a recipe (`dmjax.evaluation.recipe`), and testing it.
 
-SGD with momentum and weight decay on all parameters, one augmentation group per batch with parameters per image, a
-learning rate that drops to a tenth after the middle epoch (where the momentum is cleared too, as in the authors' code).
-Of E epochs the drop comes after E // 2 + 1. The authors' loop runs one epoch more, and drops the rate after E // 2 + 2.
+By default: SGD with momentum and weight decay on all parameters, one augmentation group per batch with parameters per
+image, a learning rate that drops to a tenth after the middle epoch (where the momentum is cleared too, as in the
+authors' code). Of E epochs the drop comes after E // 2 + 1. The authors' loop runs one epoch more, and drops the rate
+after E // 2 + 2.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -19,29 +19,18 @@ import optax
 
 from dmjax import networks
 from dmjax.common import signals
-from dmjax.config import AugmentConfig, EvaluationConfig
 from dmjax.data import augment, normalize
+from dmjax.evaluation import mixing
+from dmjax.evaluation import recipe as recipes
+from dmjax.evaluation.recipe import Plan as Plan
+from dmjax.evaluation.recipe import Recipe as Recipe
+from dmjax.evaluation.recipe import make_plan as make_plan
+from dmjax.evaluation.recipe import make_recipe as make_recipe
 
 # Images per dispatch: long enough to hide the host, short enough for progress and signals on a slow machine.
 _IMAGES_PER_DISPATCH = 4096
 _TEST_BATCH = 256
 _CPU_PIXELS_AT_ONCE = 2**13  # 8 images of 32x32: their activations stay in the cache
-
-
-class Recipe(NamedTuple):
-    """What is compiled into the training program.
-
-    Attributes:
-      learning_rate, momentum, weight_decay: Of SGD.
-      batch_size: Images per step; the last batch of an epoch may be smaller.
-      augment: Groups that are drawn.
-    """
-
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    batch_size: int
-    augment: AugmentConfig
 
 
 class Examples(NamedTuple):
@@ -65,7 +54,7 @@ class TrainState(NamedTuple):
 
     Attributes:
       variables: Of the network.
-      momentum: Of the optimizer.
+      momentum: Of the optimizer; with AdamW its two moments.
       order: int32 [n'], the epoch's order of the images, padded to whole batches.
       step: int32 scalar, steps done.
       correct: bool [n], whether an image was classified correctly when it was last trained on.
@@ -80,13 +69,6 @@ class TrainState(NamedTuple):
     forgotten: jax.Array
 
 
-def make_recipe(config: EvaluationConfig, augmentation: AugmentConfig) -> Recipe:
-    """The recipe by which the papers evaluate: Zhao & Bilen, section 3.1, and the authors' code."""
-    if config.strategy is not None:
-        augmentation = dataclasses.replace(augmentation, strategy=config.strategy)
-    return Recipe(config.learning_rate, config.momentum, config.weight_decay, config.batch_size, augmentation)
-
-
 def train(
     network: nn.Module,
     recipe: Recipe,
@@ -94,6 +76,7 @@ def train(
     examples: Examples,
     epochs: int,
     on_progress: Callable[[int], None] = lambda steps: None,
+    teachers: Any = None,
 ) -> Any:
     """Trains a freshly initialised network and returns its variables.
 
@@ -104,39 +87,17 @@ def train(
       examples: The training set.
       epochs: Passes over it.
       on_progress: Called with the number of steps done since the last call.
+      teachers: Variables of trained networks, [K, ...] each, where they label every view; None for labels of the set.
     """
     plan = make_plan(recipe, len(examples.labels), epochs)
     state = start(network, plan, key, examples)
-    return advance(network, recipe, plan, state, key, examples, plan.total, on_progress).variables
-
-
-class Plan(NamedTuple):
-    """How long a training takes.
-
-    Attributes:
-      batch: Images per step.
-      per_epoch: Steps of an epoch.
-      total: Steps of all epochs.
-      drop: First step at the lower learning rate, after the middle epoch.
-    """
-
-    batch: int
-    per_epoch: int
-    total: int
-    drop: int
-
-
-def make_plan(recipe: Recipe, images: int, epochs: int) -> Plan:
-    """The plan for so many epochs over so many images."""
-    batch = min(recipe.batch_size, images)
-    per_epoch = -(-images // batch)
-    return Plan(batch, per_epoch, epochs * per_epoch, (epochs // 2 + 1) * per_epoch)
+    return advance(network, recipe, plan, state, key, examples, plan.total, on_progress, teachers).variables
 
 
 def start(network: nn.Module, plan: Plan, key: jax.Array, examples: Examples) -> TrainState:
     """The state before the first step of a freshly initialised network."""
     variables = _variables(network, key, examples.images.shape[1:])
-    return _start(variables, len(examples.labels), plan.batch * plan.per_epoch)
+    return _start(variables, len(examples.labels), plan.batch * plan.per_epoch, plan.moments)
 
 
 def advance(
@@ -148,6 +109,7 @@ def advance(
     examples: Examples,
     until: int,
     on_progress: Callable[[int], None] = lambda steps: None,
+    teachers: Any = None,
 ) -> TrainState:
     """Trains up to step `until` of the plan; the state that is passed in is donated. The rest as for `train`.
 
@@ -155,9 +117,9 @@ def advance(
     """
     run = _run if key.ndim == 0 else _run_together
     length = min(plan.total, steps_per_dispatch(plan.batch))
-    done = int(state.step)
+    done, drops = int(state.step), np.array(plan.drops, np.int32)
     while done < until:
-        state = run(network, recipe, length, plan.batch, state, key, examples, np.int32(until), np.int32(plan.drop))
+        state = run(network, recipe, length, plan.batch, state, key, examples, np.int32(until), drops, teachers)
         jax.block_until_ready(state.step)
         on_progress(min(length, until - done))
         done = min(done + length, until)
@@ -176,19 +138,20 @@ def _variables(network, key, image_shape):
     return networks.init(network, jax.random.fold_in(key, 0), image_shape)
 
 
-@functools.partial(jax.jit, static_argnames=("n", "padded"))
-def _start(variables, n, padded):
-    momentum = jax.tree.map(jnp.zeros_like, variables["params"])
+@functools.partial(jax.jit, static_argnames=("n", "padded", "moments"))
+def _start(variables, n, padded, moments):
+    momentum = recipes.start_moments(variables["params"], moments)
     order, forgotten = jnp.zeros((padded,), jnp.int32), jnp.zeros((n,), jnp.int32)
     return TrainState(variables, momentum, order, jnp.int32(0), jnp.zeros((n,), bool), forgotten)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "recipe", "length", "batch"), donate_argnames=("state",))
-def _run(network, recipe, length, batch, state, key, examples, until, drop):
+def _run(network, recipe, length, batch, state, key, examples, until, drops, teachers):
     """Advances by `length` steps, or up to step `until`: one program for any number of epochs."""
 
     def body(state, _):
-        one_step = functools.partial(step, network, recipe, batch, key=key, examples=examples, drop=drop)
+        given = {"key": key, "examples": examples, "drops": drops, "teachers": teachers}
+        one_step = functools.partial(step, network, recipe, batch, **given)
         return jax.lax.cond(state.step < until, one_step, lambda s: s, state), None
 
     return jax.lax.scan(body, state, None, length=length)[0]
@@ -213,9 +176,27 @@ def _run_together(network, recipe, length, batch, state, key, *rest):
 
 
 def step(
-    network: nn.Module, recipe: Recipe, batch: int, state: TrainState, key: jax.Array, examples: Examples, drop: Any
+    network: nn.Module,
+    recipe: Recipe,
+    batch: int,
+    state: TrainState,
+    key: jax.Array,
+    examples: Examples,
+    drops: Any,
+    teachers: Any = None,
 ) -> TrainState:
-    """One training step, for use inside compiled code; `drop` is the first step at the lower learning rate."""
+    """One training step, for use inside compiled code.
+
+    Args:
+      network: As for `train`.
+      recipe: How it is trained.
+      batch: Images per step.
+      state: Before the step.
+      key: As for `train`.
+      examples: The training set.
+      drops: int32 scalar or [K], the first steps at lower learning rates.
+      teachers: As for `train`.
+    """
     n, padded = len(examples.labels), len(state.order)
     per_epoch = padded // batch
     epoch, position = state.step // per_epoch, state.step % per_epoch
@@ -229,8 +210,16 @@ def step(
     chosen = jax.lax.dynamic_slice(order, (position * batch,), (batch,))
     weights = (position * batch + jnp.arange(batch) < n).astype(jnp.float32)
     images = normalize(examples.images[chosen], examples.mean, examples.std)
+    if recipe.resized_crop:
+        images = augment.crop_and_resize(_step_key(key, 3, state.step), images, recipe.resized_crop)
     draws = augment.sample_each(jax.random.fold_in(augment_key, state.step), recipe.augment, images.shape[1:], batch)
     images = augment.apply_each(draws, images)
+    labels = examples.labels[chosen]
+    if recipe.cutmix or recipe.mixup:
+        labels = _soft(labels, jax.eval_shape(network.apply, state.variables, images).shape[-1])
+        images, labels = mixing.mix(_step_key(key, 2, state.step), recipe, images, labels, weights)
+    if teachers is not None:
+        labels = mixing.teach(network, teachers, images, recipe.temperature)
 
     count = weights.sum()
 
@@ -242,15 +231,12 @@ def step(
         return (_cross_entropy(logits, labels) * (weights / count)).sum(), (new, correct)
 
     params = state.variables["params"]
-    batch_args = images, examples.labels[chosen], weights
+    batch_args = images, labels, weights
     gradients, (new_variables, correct) = _gradient(
         jax.grad(loss, has_aux=True), params, batch_args, "batch_stats" in state.variables
     )
-    momentum_factor = jnp.where(state.step == drop, 0.0, recipe.momentum)
-    rate = jnp.where(state.step >= drop, 0.1, 1.0) * recipe.learning_rate
-    decay = recipe.weight_decay
-    momentum = jax.tree.map(lambda m, g, p: momentum_factor * m + g + decay * p, state.momentum, gradients, params)
-    params = jax.tree.map(lambda p, m: p - rate * m, params, momentum)
+    drops = jnp.atleast_1d(drops)
+    params, momentum = recipes.update(recipe, state.step, drops, params, state.momentum, gradients)
     place = jnp.where(weights > 0, chosen, n)  # what pads a batch is dropped
     unlearned = (state.correct[chosen] & ~correct).astype(jnp.int32)
     forgotten = state.forgotten.at[place].add(unlearned, mode="drop")
@@ -263,6 +249,16 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     if labels.ndim == 1:
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return optax.softmax_cross_entropy(logits, labels)
+
+
+def _step_key(key: jax.Array, purpose: int, step: jax.Array) -> jax.Array:
+    """The key of one step; purpose 0 is the initialisation, and 1 order and augmentation."""
+    return jax.random.fold_in(jax.random.fold_in(key, purpose), step)
+
+
+def _soft(labels: jax.Array, classes: int) -> jax.Array:
+    """Labels as distributions [n, C]."""
+    return jax.nn.one_hot(labels, classes) if labels.ndim == 1 else labels
 
 
 def _hard(labels: jax.Array) -> jax.Array:
@@ -295,6 +291,18 @@ def test_examples(images: np.ndarray, labels: np.ndarray, mean: np.ndarray, std:
     return jax.device_put(Examples(images, np.pad(labels, (0, missing), constant_values=-1), mean, std))
 
 
+def teach(network: nn.Module, teachers: Any, examples: Examples, temperature: float) -> jax.Array:
+    """Soft labels [n, C] of images as they are, by trained networks (`mixing.teach`)."""
+    images, moments = examples.images, (examples.mean, examples.std)
+    parts = [images[i : i + _TEST_BATCH] for i in range(0, len(images), _TEST_BATCH)]
+    return jnp.concatenate([_teach(network, teachers, part, *moments, temperature) for part in parts])
+
+
+@functools.partial(jax.jit, static_argnames=("network", "temperature"))
+def _teach(network, teachers, images, mean, std, temperature):
+    return mixing.teach(network, teachers, normalize(images, mean, std), temperature)
+
+
 def features(network: nn.Module, variables: Any, images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     """Features float32 [n, F] of images [n, H, W, D] (as in `Examples`) in a trained network, on the host."""
     parts = [
@@ -315,10 +323,12 @@ class Tested(NamedTuple):
     Attributes:
       accuracy: Fraction of the images whose class has the highest score.
       top5: Fraction of the images whose class is among the five with the highest scores.
+      best: The highest accuracy over moments of the training, chosen on the test images; None where it is not measured.
     """
 
     accuracy: float
     top5: float
+    best: float | None = None
 
 
 def accuracy(network: nn.Module, variables: Any, examples: Examples) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from dmjax.config import Config, Count
+from dmjax.evaluation import protocols
 from dmjax.methods.match_config import MatchConfig
 from dmjax.methods.matching import Matching
 
@@ -39,4 +40,4 @@ class DataDAM(Matching):
 
     def evaluation(self, config: Config) -> Mapping[str, Any]:
         """1800 epochs in batches of 64."""
-        return {**super().evaluation(config), "protocol": "datadam"}
+        return protocols.settings("datadam", config)

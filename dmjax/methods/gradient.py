@@ -19,7 +19,7 @@ import optax
 
 from dmjax.config import AugmentConfig, Config, Count, Positive
 from dmjax.data import augment, normalize
-from dmjax.evaluation import training
+from dmjax.evaluation import protocols, training
 from dmjax.methods.base import ClassData, Problem, gather, map_classes, real_batch
 from dmjax.methods.images import ImageState, LearnedImages
 
@@ -95,12 +95,7 @@ class DC(LearnedImages):
         one for every image, shift by up to 4 pixels, scale each side by 0.8 to 1.2 with the nearest pixels, rotate by
         up to 45 degrees, and fill with the mean.
         """
-        strategy = config.evaluation.strategy
-        if strategy is None:
-            plain = "crop_scale_rotate" if config.data.name == "mnist" else "none"
-            with_noise = config.network.name == "ConvNet" and config.network.norm == "batch"
-            strategy = "crop_noise" if with_noise else plain
-        return {"strategy": strategy, "epochs": 300 if strategy == "none" else 1000}
+        return protocols.plain_augmentation(config)
 
     def augmentation(self, config: Config) -> AugmentConfig:
         """What is drawn once for a class and applied to its real and synthetic images: nothing."""

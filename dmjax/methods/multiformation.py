@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dmjax.config import Config, Count
+from dmjax.evaluation import protocols
 from dmjax.methods.matching import Matching
 from dmjax.methods.optimizer import OptimizerConfig
 
@@ -40,4 +41,4 @@ class Multiformation(Matching):
 
     def evaluation(self, config: Config) -> Mapping[str, Any]:
         """That of IDC for 1500 epochs."""
-        return {**super().evaluation(config), "protocol": "idc", "epochs": 1500}
+        return {**protocols.settings("idc", config), "epochs": 1500}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from dmjax.config import Config, Count
+from dmjax.evaluation import protocols
 from dmjax.methods.match_config import MatchConfig
 from dmjax.methods.multiformation import ALIKE, Multiformation
 from dmjax.methods.optimizer import OptimizerConfig
@@ -51,4 +52,4 @@ class NCFM(Multiformation):
 
     def evaluation(self, config: Config) -> Mapping[str, Any]:
         """The authors' own."""
-        return {**super().evaluation(config), "protocol": "ncfm", "epochs": None}
+        return protocols.settings("ncfm", config)

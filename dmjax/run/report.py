@@ -65,7 +65,7 @@ def show(config: Config, results: Sequence[dict[str, Any]]) -> None:
         "seed": [r["seed"] for r in results],
         "seconds": {name: sum(r["seconds"][name] for r in results) for name in results[0]["seconds"]},
         "accuracy": {
-            name: first and _pooled([r["accuracy"][name] for r in results]).to_dict()
+            name: first and Accuracy.pooled([r["accuracy"][name] for r in results]).to_dict()
             for name, first in results[0]["accuracy"].items()
         },
     }
@@ -80,11 +80,6 @@ def _contents(folder: Path) -> str:
     names = ("synthetic.npz", "images", "results.json", "metrics.jsonl", "tensorboard")
     there = [folder / name for name in names if (folder / name).exists()]
     return ", ".join(f"{path.name}/" if path.is_dir() else path.name for path in there)
-
-
-def _pooled(accuracies: Sequence[dict[str, Any]]) -> Accuracy:
-    values, top5 = ([v for accuracy in accuracies for v in accuracy.get(name, ())] for name in ("values", "top5"))
-    return Accuracy.of(values, sum(accuracy["training_seconds"] for accuracy in accuracies), top5)
 
 
 def _table(results: dict[str, Any], own_evaluation: str | None) -> str:
@@ -105,7 +100,7 @@ def _table(results: dict[str, Any], own_evaluation: str | None) -> str:
         f"{'training images':<{width}} {'per class':>9}   test accuracy",
     ]
     for name, label in shown.items():
-        accuracy = _pooled([results["accuracy"][name]])
+        accuracy = Accuracy.pooled([results["accuracy"][name]])
         how_often = f"  ({len(accuracy.values)} networks)" if len(accuracy.values) > 1 or name != "own" else ""
         lines.append(f"{label:<{width}} {images[name]:>9}   {accuracy}{how_often}")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from dmjax import methods, networks
 from dmjax.common import imports
 from dmjax.common.errors import UserError, near_misses
 from dmjax.config import CheckpointConfig, Config, EvaluateConfig, EvaluationConfig, NetworkConfig
+from dmjax.evaluation import protocols
 from dmjax.methods import Method
 from dmjax.settings import cli
 from dmjax.settings.check import check
@@ -178,17 +179,39 @@ def resolve(config: R, default: R | None = None) -> R:
         if isinstance(config, Config):
             config = dataclasses.replace(config, method=method.resolve(config))
             config = fill(config, _LONG_ITERATIONS if method.inner_loop else _DISPATCH)
-        recipes = {"evaluation": method.evaluation(config), "pretrained": method.pretraining(config)}
-    for recipe, decided in recipes.items():
-        config = fill(config, {f"{recipe}.{name}": value for name, value in decided.items()})
+        if config.evaluation.protocol is not None:  # what is given comes before it, the method's authors after it
+            config = _fill_evaluation(config, protocols.settings(config.evaluation.protocol, config))
+        config = _fill_evaluation(config, method.evaluation(config))
+        pretraining = method.pretraining(config)
+    config = _fill_evaluation(config, protocols.settings(protocols.DEFAULT, config))
+    config = fill(config, {f"pretrained.{name}": value for name, value in pretraining.items()})
     check(config)
     values = flatten(config)
-    for recipe in recipes:
-        if values.get(f"{recipe}.momentum") == 1:
-            raise UserError(f"{recipe}.momentum must be below 1, not 1")
+    _check_evaluation(config.evaluation)
+    if values.get("pretrained.momentum") == 1:
+        raise UserError("pretrained.momentum must be below 1, not 1")
     if values["seed"] + values.get("runs", 1) - 1 >= 2**32:
         raise UserError(f"seed must be below 2**32, and that of the last run too, not {values['seed']}")
     return config
+
+
+def _fill_evaluation(config: R, values: Mapping[str, typing.Any]) -> R:
+    return fill(config, {f"evaluation.{name}": value for name, value in values.items()})
+
+
+def _check_evaluation(given: EvaluationConfig) -> None:
+    """Raises a `UserError` for what only several fields together, or no annotation, can tell."""
+    if given.momentum == 1:
+        raise UserError("evaluation.momentum must be below 1, not 1")
+    assert given.schedule is not None, "the configuration is not resolved"
+    assert given.cutmix is not None, "the configuration is not resolved"
+    assert given.mixup is not None, "the configuration is not resolved"
+    if list(given.schedule) != sorted(set(given.schedule)):
+        raise UserError(f"evaluation.schedule must be ascending, not {' '.join(map(str, given.schedule))}")
+    if given.cutmix + given.mixup > 1:
+        raise UserError(
+            f"evaluation.cutmix and evaluation.mixup must be at most 1 together, not {given.cutmix} and {given.mixup}"
+        )
 
 
 def _with_paths(config: R) -> R:
@@ -202,24 +225,24 @@ def _with_paths(config: R) -> R:
         data, path=absolute(data.path), test_path=absolute(data.test_path), cache=absolute(data.cache)
     )
     config = dataclasses.replace(config, data=data)
+    pretrained = dataclasses.replace(config.pretrained, path=absolute(config.pretrained.path))
+    config = dataclasses.replace(config, pretrained=pretrained)
     if isinstance(config, Config):
-        pretrained = dataclasses.replace(config.pretrained, path=absolute(config.pretrained.path))
         workdir = None if config.workdir is None else Path(config.workdir).expanduser()
-        config = dataclasses.replace(config, pretrained=pretrained, workdir=workdir)
+        config = dataclasses.replace(config, workdir=workdir)
     return config
 
 
 def left_open(config: Config) -> EvaluationConfig:
-    """The evaluation of a resolved configuration, where what its method decided is left open again.
+    """The evaluation of a resolved configuration, where what its protocol or method decided is left open again.
 
     Another network may mean another decision. A configuration whose method is not at hand keeps what was decided.
     """
     if isinstance(config.method, str) and ":" in config.method:
         return config.evaluation
-    undecided = dataclasses.replace(config.evaluation, strategy=None, epochs=None)
+    undecided = dataclasses.replace(config.evaluation, **dict.fromkeys(protocols.FIELDS))
     decided = resolve(dataclasses.replace(config, evaluation=undecided)).evaluation
-    same = [name for name in ("strategy", "epochs") if getattr(decided, name) == getattr(config.evaluation, name)]
-    return dataclasses.replace(config.evaluation, **dict.fromkeys(same))
+    return protocols.opened(config.evaluation, vars(decided))
 
 
 def undecided(config: C, given: C) -> C:
