@@ -24,7 +24,8 @@ def characteristic(r, rw, s, sw, **options):
 OURS = {
     "mean": distances.mean,
     "attention of 1": lambda *clouds: distances.attention(*clouds, 1),
-    "attention of 4": lambda *clouds: distances.attention(*clouds, 4),
+    "attention of 4": lambda *clouds: distances.attention(*clouds, 4.0),
+    "attention of 2.5": lambda *clouds: distances.attention(*clouds, 2.5),
     "kernel": distances.kernel,
     "narrow kernel": lambda *clouds: distances.kernel(*clouds, bandwidths=(0.3,)),
     "covariance": distances.covariance,
@@ -71,6 +72,7 @@ def papers(torch, name, r, s):
         "mean": lambda: ((flat(r).mean(0) - flat(s).mean(0)) ** 2).sum(),
         "attention of 1": lambda: attention(1),
         "attention of 4": lambda: attention(4),
+        "attention of 2.5": lambda: attention(2.5),
         "kernel": lambda: kernel((0.25, 0.5, 1, 2, 4)),
         "narrow kernel": lambda: kernel((0.3,)),
         "covariance": lambda: ((torch.cov(flat(r).T) - torch.cov(flat(s).T)) ** 2).sum(),

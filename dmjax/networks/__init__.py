@@ -140,5 +140,5 @@ def _noted(network: nn.Module, image_shape: Sequence[int]) -> Any:
 
 def _notes(collections: Any, name: str) -> tuple[Any, ...]:
     """Everything that was noted under a name, in order within a module and by name between modules."""
-    notes = flax.traverse_util.flatten_dict(collections.get(base.NOTES, {}))
+    notes: Any = flax.traverse_util.flatten_dict(collections.get(base.NOTES, {}))
     return tuple(note for path in sorted(notes) if path[-1] == name for note in notes[path])
