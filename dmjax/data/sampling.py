@@ -46,9 +46,17 @@ def random_images(dataset: Dataset, per_class: int, key: jax.Array) -> np.ndarra
     return np.stack([dataset.images[c][indices[c]] for c in range(dataset.num_classes)])
 
 
-def check_enough(dataset: Dataset, per_class: int, remedy: str) -> None:
-    """Raises a `UserError` that ends in `remedy` if a class has fewer than `per_class` training images."""
+def check_enough(dataset: Dataset, per_class: int, remedy: str, factor: int = 1) -> None:
+    """Raises a `UserError` that ends in `remedy` if a class has fewer than `per_class` training images.
+
+    With a factor, each of them is filled with factor^2 images.
+    """
     smallest = int(np.argmin(dataset.counts))
+    if factor > 1 and per_class * factor**2 > dataset.counts[smallest]:
+        raise UserError(
+            f"{per_class * factor**2} images of each class are needed to fill {per_class} with {factor**2} each, and "
+            f"class {dataset.class_names[smallest]!r} has {dataset.counts[smallest]}; {remedy}"
+        )
     if per_class > dataset.counts[smallest]:
         raise UserError(
             f"ipc {per_class} asks for more images than class {dataset.class_names[smallest]!r} has "

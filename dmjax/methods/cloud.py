@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from dmjax import networks
+from dmjax.methods import distances
 from dmjax.methods.base import Problem, in_chunks
 
 
@@ -16,13 +17,13 @@ class Cloud(NamedTuple):
     Attributes:
       features: float32 [n, F].
       weights: float32 [n], 1 for an image and 0 for padding.
-      activations: Of each of the layers that were asked for, float32 [n, ...].
+      attention: Where each of the layers that were asked for looks, float32 [n, h * w].
       last_map: float32 [n, h, w, channels] of the last feature map; None where it is not wanted.
     """
 
     features: Any
     weights: Any
-    activations: tuple[Any, ...] = ()
+    attention: tuple[Any, ...] = ()
     last_map: Any = None
 
 
@@ -33,6 +34,7 @@ def observe(
     weights: jax.Array,
     chunk: int | None = None,
     layers: tuple[int, ...] = (),
+    exponent: float = 1.0,
     with_map: bool = False,
 ) -> Cloud:
     """Embeds normalised, augmented images of one class.
@@ -44,7 +46,8 @@ def observe(
       weights: float32 [n], 1 for an image and 0 for padding.
       chunk: How many images have their activations in memory, in the gradient as well; all where it is None. The
         features are the same where the network treats every image on its own, which batch norm does not.
-      layers: Activations that are wanted, counted from 0.
+      layers: Activations, counted from 0, whose attention maps are wanted.
+      exponent: Of these maps.
       with_map: Whether the last feature map is wanted.
     """
 
@@ -52,8 +55,9 @@ def observe(
         if not layers and not with_map:
             return Cloud(networks.embed(problem.network, variables, images, weights).astype(jnp.float32), weights)
         seen = networks.embed_all(problem.network, variables, images, weights)
-        activations = tuple(seen.activations[layer] for layer in layers)
-        return Cloud(seen.features, weights, activations, seen.last_map if with_map else None)
+        # Made here and not later: the activations of all images together are large.
+        attention = tuple(distances.attention_map(seen.activations[layer], exponent) for layer in layers)
+        return Cloud(seen.features, weights, attention, seen.last_map if with_map else None)
 
     parts = in_chunks(of_part, (images, weights), chunk)
     return jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:])[: len(images)], parts)

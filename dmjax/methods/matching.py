@@ -131,14 +131,11 @@ class Matching(LearnedImages):
         if height % self.factor or width % self.factor:
             raise UserError(f"factor {self.factor} does not divide images of {height}x{width}; choose another one")
         if self.init == "real":
-            each = config.ipc * self.factor**2
-            sampling.check_enough(dataset, each, f"{remedy}, or start from noise with --init noise")
+            sampling.check_enough(dataset, config.ipc, f"{remedy}, or start from noise with --init noise", self.factor)
         network = networks.create(config.network, dataset.num_classes, dataset.image_shape)
         self._layers(network, dataset.image_shape)
         if self.match.local_covariance and not networks.has_last_map(network, dataset.image_shape):
-            raise UserError(
-                f"match.local_covariance needs a network with feature maps, which {config.network.name} has not"
-            )
+            raise UserError(f"match.local_covariance needs feature maps, which {config.network.name} does not give")
 
     def _layers(self, network: Any, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The activations, counted from 0, whose attention maps are compared."""
@@ -280,7 +277,8 @@ class Matching(LearnedImages):
     def _observe(self, problem: Problem, variables: Any, images: Any, weights: Any, chunk: int | None) -> Cloud:
         """The features of images with weights, and what else the distance and the terms take."""
         layers = self._layers(problem.network, problem.image_shape)
-        return observe(problem, variables, images, weights, chunk, layers, bool(self.match.local_covariance))
+        match = self.match
+        return observe(problem, variables, images, weights, chunk, layers, match.exponent, bool(match.local_covariance))
 
     def distance(self, key: jax.Array, real: Cloud, synthetic: Cloud) -> jax.Array:
         """The distance between the real and the synthetic images of one class, as `MatchConfig.distance` names it.
@@ -303,8 +301,8 @@ class Matching(LearnedImages):
         if match.distance == "covariance":
             total += match.covariance / real.features.shape[-1] * distances.covariance(*clouds)
         if match.distance == "attention":
-            for r, s in zip(real.activations, synthetic.activations, strict=True):
-                total += match.attention * distances.attention(r, real.weights, s, synthetic.weights, match.exponent)
+            for r, s in zip(real.attention, synthetic.attention, strict=True):
+                total += match.attention * distances.mean(r, real.weights, s, synthetic.weights)
         return total
 
     def _terms(self, real: Cloud, synthetic: Cloud, mean: jax.Array, history: History | None) -> jax.Array:
