@@ -392,6 +392,9 @@ def test_the_command(run_command, tmp_path):
     other = run_command(*command, "--pretrained.batch-size", 32)
     assert other.returncode == 2
     assert re.fullmatch(r"error: .* another recipe \(batch_size 64, not 32\); give .*\n", other.stderr)
+    shown = run_command("dmjax.pretrain", "--help")
+    assert shown.returncode == 0
+    assert all(flag in shown.stdout for flag in ("--pretrained.spacing", "--pretrained.together"))
     missing = run_command("dmjax.pretrain", "--pretrained.networks", 2)
     assert missing.returncode == 2
     assert missing.stderr == "error: name an experiment file, for example --config experiments/tiny.py\n"

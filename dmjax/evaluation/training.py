@@ -170,7 +170,8 @@ def part(state: TrainState, index: int) -> TrainState:
 
 @functools.partial(jax.jit, static_argnames=("network", "recipe", "length", "batch"), donate_argnames=("state",))
 def _run_together(network, recipe, length, batch, state, key, *rest):
-    axes = TrainState(0, 0, 0, None, 0, 0)  # with one step for all, what depends on it is not computed for nothing
+    # With one step for all of them, what depends on it alone is not computed for nothing.
+    axes = TrainState(0, 0, 0, None, 0, 0)  # type: ignore[arg-type]
     one = functools.partial(_run, network, recipe, length, batch)
     return jax.vmap(lambda state, key: one(state, key, *rest), in_axes=(axes, 0), out_axes=axes)(state, key)
 
