@@ -128,6 +128,27 @@ def against(
     _save(figure, path)
 
 
+def bars(path: Path, rows: Sequence[tuple[str, float, float]], label: str, title: str) -> None:
+    """Horizontal bars with error bars, the first on top.
+
+    Args:
+      path: The file.
+      rows: (name, value, error) of each.
+      label: Of the axis of the values.
+      title: Above the bars.
+    """
+    figure, (axes,) = _figure(1, 6.4, 1.0 + 0.32 * len(rows))
+    names, values, errors = zip(*rows, strict=True)
+    places = range(len(rows))[::-1]
+    axes.barh(places, values, xerr=errors, capsize=3, color="C0", height=0.7)
+    for place, value, error in zip(places, values, errors, strict=True):
+        axes.annotate(f"{value:.1f}", (value + error, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(places, names)
+    axes.set(xlabel=label, title=title, xlim=(0, 1.1 * max(v + e for v, e in zip(values, errors, strict=True))))
+    axes.grid(alpha=0.3, axis="x")
+    _save(figure, path)
+
+
 def _figure(panels: int, width: float, height: float) -> tuple[Any, list[Any]]:
     """A figure and its axes, side by side; sizes in inches are those of one."""
     from matplotlib.figure import Figure  # imported where it is needed: it takes half a second
