@@ -57,6 +57,16 @@ def test_scores_by_hand():
     assert scores(0.5, 0.25, None) == (None, 0.25, None, None)  # what was not measured is not said
 
 
+def test_the_augmentation_robust_score_by_hand():
+    """DD-Ranking: beta is half the improvement with augmentation and half that without."""
+    found = scores(condensed=0.5, random=0.3, whole=None, plain=(0.4, 0.35))
+    beta = 0.5 * 0.2 + 0.5 * 0.05
+    assert found.augmentation_robust == pytest.approx((math.exp(beta) - math.exp(-1)) / (math.e - math.exp(-1)))
+    assert found.label_robust is None
+    assert scores(0.5, 0.3, 0.9, plain=(0.4, None)).augmentation_robust is None
+    assert scores(1.0, 0.0, None, plain=(1.0, 0.0)).augmentation_robust == pytest.approx(1)
+
+
 def test_published_figures():
     assert compare._published(DM(), "cifar10", 50) == 63.0
     assert compare._published(methods.create("whole"), "cifar10", None) == 84.8

@@ -409,3 +409,45 @@ def test_compare_groups_what_can_be_compared(tmp_path, capsys):
     assert rows[0]["values"] != rows[1]["values"]
     assert "evaluation.protocol idc" in rows[1]["settings"]
     assert not any("protocol" in setting for setting in rows[0]["settings"])
+
+
+PACKED = """
+import dataclasses
+from typing import ClassVar
+import numpy as np
+from dmjax.data.factor import pack
+from dmjax.methods.base import Condensed, Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed(Method):
+    name: ClassVar[str] = "packed"
+    factor: int = 2
+
+    def start(self, problem, seed):
+        images = problem.dataset.images[:, : problem.config.ipc * self.factor**2]
+        return np.stack([pack(of_class, self.factor) for of_class in images])
+
+    def finish(self, problem, state):
+        return Condensed(state, factor=self.factor)
+"""
+
+
+def test_random_images_stand_beside_sets_of_every_factor(tmp_path, capsys, monkeypatch):
+    (tmp_path / "packed_sets.py").write_text(PACKED)
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = ["--config", ROOT / "experiments" / "tiny.py", "--network.width", 4, "--network.depth", 1]
+    flags += ["--images-every", 0, "--evaluation.networks", 1, "--evaluation.epochs", 2]
+    flags += ["--progress", "false", "--runs", 1, "--workdir", tmp_path / "all", "--json", tmp_path / "rows.json"]
+    chosen = [*flags, "--methods", "random", "packed_sets:Packed"]
+    assert compare.main([str(flag) for flag in (*chosen, "--ipc", 1)]) == 0
+    out = capsys.readouterr().out
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    found = [(row["method"], row["factor"], row["pixels"]) for row in rows]
+    assert found == [("random", 1, 64), ("packed_sets:Packed", 2, 64), ("random", 2, 64)]
+    plain, packed, beside = rows
+    assert packed["improvement_over_random"] == pytest.approx(packed["mean"] - beside["mean"])
+    assert (plain["improvement_over_random"], beside["improvement_over_random"]) == (0, 0)
+    assert "| random | 1 | dm | 64 (2) |" in out
+    error = one_line(compare.main, capsys, *chosen, "--ipc", 60)
+    assert "lower the largest of --ipc or the factor of packed_sets:Packed, or leave out random" in error
