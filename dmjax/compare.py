@@ -235,6 +235,7 @@ class Comparison:
         if accuracy is None or (plain is None and self.varied.robustness):
             return None
         labels = config.evaluation.labels
+        assert labels is not None, "the configuration is not resolved"
         return Result(
             accuracy, plain, None, seconds, factor, comparison.LABELS["soft" if soft and labels == "stored" else labels]
         )

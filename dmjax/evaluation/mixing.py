@@ -34,7 +34,7 @@ def mix(
     return mixed, kept * labels + (1 - kept) * labels[partner]
 
 
-def shares(u: jax.Array, cutmix: float, mixup: float, size: tuple[int, int]) -> jax.Array:
+def shares(u: jax.Array, cutmix: float, mixup: float, size: tuple[int, ...]) -> jax.Array:
     """The share [H, W] that each pixel of an image keeps when it is mixed; a pure function of its draws.
 
     Args:
