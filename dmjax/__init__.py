@@ -23,8 +23,18 @@ _PUBLIC = {
     "CheckpointConfig": "dmjax.config",
     "DistributedConfig": "dmjax.config",
     "Method": "dmjax.methods",
+    "Matching": "dmjax.methods.matching",
+    "MatchConfig": "dmjax.methods.match_config",
+    "QueueConfig": "dmjax.methods.network_queue",
     "DM": "dmjax.methods.distribution",
-    "EmbeddingConfig": "dmjax.methods.distribution",
+    "IDM": "dmjax.methods.idm",
+    "IID": "dmjax.methods.idm",
+    "DataDAM": "dmjax.methods.datadam",
+    "M3D": "dmjax.methods.m3d",
+    "DSDM": "dmjax.methods.dsdm",
+    "DANCE": "dmjax.methods.dance",
+    "TGDD": "dmjax.methods.tgdd",
+    "NCFM": "dmjax.methods.ncfm",
     "DC": "dmjax.methods.gradient",
     "DSA": "dmjax.methods.gradient",
     "GradientConfig": "dmjax.methods.gradient",
@@ -38,7 +48,7 @@ _PUBLIC = {
     "SyntheticSet": "dmjax.data.synthetic_set",
     "UserError": "dmjax.common.errors",
 }
-_COMMANDS = ("condense", "evaluate")  # modules that can be called
+_COMMANDS = ("condense", "evaluate", "pretrain")  # modules that can be called
 
 __all__ = [*_PUBLIC, *_COMMANDS]
 

@@ -121,11 +121,7 @@ class AugmentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedConfig:
-    """Networks trained on the whole training set by the recipe of --evaluation, and saved at several steps.
-
-    Of the recipe they have learning rate, momentum, weight decay, batch size and strategy, where these are not those of
-    a protocol: whatever a set is judged by, the networks stay the same.
-    """
+    """Networks trained on the whole training set, by a recipe of their own, and saved at several steps."""
 
     path: Path | None = None
     """The folder in which they are saved for all runs (default: one in the cache that belongs to these settings)."""
@@ -134,7 +130,23 @@ class PretrainedConfig:
     epochs: Count = 20
     """Passes of each over the training images."""
     states: Count = 20
-    """States saved of each besides the initial one, close together at the start, where accuracy rises fast."""
+    """States saved of each besides the initial one."""
+    spacing: Literal["early", "even"] = "early"
+    """early: close together at the start, where accuracy rises fast; even: at equal distances, which are epochs where
+    --pretrained.states is --pretrained.epochs."""
+    batch_size: Count | None = None
+    """Images per training step (by default what the method's authors use, 64 for most)."""
+    learning_rate: Positive = 0.01
+    """Learning rate of SGD; it falls to a tenth after the middle epoch."""
+    momentum: Fraction = 0.9
+    """Momentum of SGD."""
+    weight_decay: Annotated[float, Range(0)] = 5e-4
+    """Weight decay on all parameters."""
+    strategy: Strategy | None = None
+    """Augmentation of the training images (by default that of --augment.strategy)."""
+    together: Count = 1
+    """Networks trained as one program, the same but for rounding: on a CPU slower than one after another, on an
+    accelerator not measured."""
     holdout: Annotated[float, Range(0, 1, exclusive=True)] = 0.1
     """Fraction of the training images that is held out to measure the accuracy of the states."""
     seed: NonNegative = 0

@@ -14,7 +14,7 @@ import sys
 from dmjax.common.errors import UserError
 from dmjax.config import Config
 from dmjax.evaluation import pretrained
-from dmjax.methods.distribution import DM, EmbeddingConfig
+from dmjax.methods.distribution import DM
 from dmjax.run import study
 from dmjax.settings import cli, experiment
 
@@ -42,17 +42,18 @@ def _main(arguments: list[str]) -> None:
             raise UserError("bounds must be two or more rising fractions")
         embeddings.check(config)
         every = pretrained.states(experiment.resolve(config), embeddings.dataset)
-        groups: dict[str, EmbeddingConfig] = {"random": EmbeddingConfig()}
+        match = config.method.match
+        groups = {"random": dataclasses.replace(match, networks="random", accuracy=None)}
         for low, high in itertools.pairwise(bounds):
-            groups[f"{low:g}-{high:g}"] = EmbeddingConfig("pool", (low, high))
-        groups["all"] = EmbeddingConfig("pool")
+            groups[f"{low:g}-{high:g}"] = dataclasses.replace(match, networks="pool", accuracy=(low, high))
+        groups["all"] = dataclasses.replace(match, networks="pool", accuracy=None)
         rows, found = [], {}
-        for name, embedding in groups.items():
-            states = 0 if name == "random" else len(pretrained.within(every, embedding.accuracy))
+        for name, match in groups.items():
+            states = 0 if name == "random" else len(pretrained.within(every, match.accuracy))
             if name != "random" and not states:
                 rows.append([name, "0", "no such network"])
                 continue
-            method = dataclasses.replace(config.method, embedding=embedding)
+            method = dataclasses.replace(config.method, match=match)
             synthetic = embeddings.condense(name, dataclasses.replace(config, method=method))
             found[name] = synthetic and embeddings.set_accuracy(f"{name}/accuracy", synthetic, config)
             rows.append([name, str(states or "fresh"), study.percent(found[name])])

@@ -7,9 +7,9 @@ Distribution matching compares the *means* of two clouds of features. Two clouds
 the maximum mean discrepancy with a Gaussian kernel (Gretton et al. 2012, equation 5) is zero only where they are equal.
 
 A method is a frozen dataclass: its fields are its settings, and become flags (`--bandwidth`). This one inherits from
-`dmjax.DM`, which draws the network, the real images and the augmentation, and moves the synthetic images; it replaces
-the loss of a class alone. A method that needs more overrides `start`, `step` and `finish`: see dmjax/methods/base.py.
-Resuming, several devices, several seeds and `compare` work without further code.
+`dmjax.DM`, which draws the network, the real images and the augmentation, embeds them, and moves the synthetic images;
+it replaces the distance of a class alone. A method that needs more overrides `start`, `step` and `finish`: see
+dmjax/methods/base.py. Resuming, several devices, several seeds and `compare` work without further code.
 """
 
 import dataclasses
@@ -19,7 +19,6 @@ import jax.numpy as jnp
 
 from dmjax import DM
 from dmjax.config import Positive
-from dmjax.methods.distribution import features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +28,10 @@ class KernelMatching(DM):
     bandwidth: Positive = 1.0
     """Width of the kernel, in units of the median distance of two real images (the median heuristic)."""
 
-    def class_loss(self, embed, real, real_weights, synthetic, synthetic_weights, chunks):
+    def distance(self, key, real, synthetic):
         """Squared MMD of real features [B, F] and synthetic features [M, F]; weights are 0 where an image only pads."""
-        real = jax.lax.stop_gradient(features(embed, real, real_weights, chunks.real))
-        synthetic = features(embed, synthetic, synthetic_weights, chunks.synthetic)
-        r, s = (weights / jnp.maximum(weights.sum(), 1) for weights in (real_weights, synthetic_weights))
+        r, s = (cloud.weights / jnp.maximum(cloud.weights.sum(), 1) for cloud in (real, synthetic))
+        real, synthetic = real.features, synthetic.features
         there = (r[:, None] > 0) & (r[None] > 0) & ~jnp.eye(len(r), dtype=bool)
         median = jnp.nanmedian(jnp.where(there, _squared_distances(real, real), jnp.nan))
         width = self.bandwidth**2 * jnp.where(median > 0, median, 1)

@@ -15,6 +15,7 @@ from dmjax.common.errors import UserError
 from dmjax.config import AUGMENTATIONS, AugmentConfig, BenchmarkConfig, NetworkConfig
 from dmjax.data import augment
 from dmjax.methods import gradient
+from dmjax.methods.cloud import Cloud
 
 CIFAR10 = cases.parse("cifar10-ipc50")
 NETWORK = networks.resolve(NetworkConfig())
@@ -95,13 +96,11 @@ def test_the_peer_computes_the_same_loss(torch, torch_peer, rng, group, shape):
     u = rng.uniform(size=3).astype(np.float32)
     index = np.int32(AUGMENTATIONS.index(group))
     siamese = augment.parameters(index, u, AugmentConfig(), shape)
-    ours = DM().class_loss(
-        lambda images, weights: networks.embed(network, variables, images, weights),
-        augment.apply(siamese, real),
-        np.ones(5, np.float32),
-        augment.apply(siamese, synthetic),
-        np.ones(2, np.float32),
-    )
+    clouds = []
+    for images in (real, synthetic):
+        ones = np.ones(len(images), np.float32)
+        clouds.append(Cloud(networks.embed(network, variables, augment.apply(siamese, images), ones), ones))
+    ours = DM().distance(jax.random.key(0), *clouds)
     twin = twin_of(torch, torch_peer, variables["params"], shape)
     images = (torch.tensor(x).permute(0, 3, 1, 2) for x in (real, synthetic))
     theirs = torch_peer.class_loss(twin, *images, group, torch.tensor(u)[None])

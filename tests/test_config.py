@@ -10,8 +10,8 @@ from dmjax import DM, DSA, load_config
 from dmjax import config as configuration
 from dmjax.common.errors import UserError
 from dmjax.config import Config, DataConfig
-from dmjax.methods.distribution import EmbeddingConfig
 from dmjax.methods.gradient import GradientConfig
+from dmjax.methods.match_config import MatchConfig
 from dmjax.methods.optimizer import OptimizerConfig
 from dmjax.settings import experiment, fields
 
@@ -68,6 +68,9 @@ def test_a_configuration_from_before_methods_had_settings_of_their_own():
     config = fields.config_from_dict(old)
     assert config.ipc == 2
     assert config.method == DSA(iterations=7, gradient=GradientConfig(outer=3))
+    pool = {"embedding": {"distribution": "pool", "accuracy": [0.5, 0.6]}}
+    for old in ({"method": "dm", **pool}, {"method": {"name": "dm", **pool}}):
+        assert fields.config_from_dict(old).method.match == MatchConfig(networks="pool", accuracy=(0.5, 0.6))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,10 @@ def test_a_configuration_from_before_methods_had_settings_of_their_own():
         ({"ipc": 0}, "ipc must be at least 1"),
         ({"method": DM(iterations=0)}, "iterations must be at least 1"),
         ({"method": DM(init="noize")}, "init must be one of real, noise, not 'noize'; did you mean 'noise'"),
-        ({"method": DM(embedding=EmbeddingConfig("pool", (0.5, 2.0)))}, "embedding.accuracy must be between 0 and 1"),
+        (
+            {"method": DM(match=MatchConfig(networks="pool", accuracy=(0.5, 2.0)))},
+            "match.accuracy must be between 0 and 1",
+        ),
         ({"method": DSA(gradient=GradientConfig(distance="l2"))}, "gradient.distance must be one of ours, mse, cos"),
         ({"method": OptimizerConfig()}, "method must be a name, module:Class or a dmjax.Method"),
         ({"method": "dmm"}, "unknown method 'dmm'"),

@@ -14,7 +14,8 @@ from dmjax.config import Config, NetworkConfig
 from dmjax.data import digits, sampling, synthetic_set
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation.judge import judge
-from dmjax.methods.distribution import DM, EmbeddingConfig
+from dmjax.methods.distribution import DM
+from dmjax.methods.match_config import MatchConfig
 from dmjax.settings import experiment
 
 SMALL = {
@@ -143,7 +144,7 @@ def test_sets_that_do_not_belong_together_are_not_joined():
         ("random", NetworkConfig(), True),
         (DM(), NetworkConfig(), True),
         (DM(), NetworkConfig(name="ConvNetBN"), False),
-        (DM(embedding=EmbeddingConfig("pool")), NetworkConfig(), False),
+        (DM(match=MatchConfig(networks="pool")), NetworkConfig(), False),
         *((name, NetworkConfig(), False) for name in ("herding", "kcenter", "forgetting", "dsa", "dc")),
     ],
 )

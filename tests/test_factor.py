@@ -56,6 +56,43 @@ def test_packing_is_torchs_nearest_pixel(torch, rng, side, factor):
         np.testing.assert_array_equal(cell, part[: cell.shape[0], : cell.shape[1]])
 
 
+@pytest.mark.parametrize(("side", "factor"), [(28, 2), (30, 3), (8, 4), (32, 3), (9, 2), (28, 3)])
+def test_packing_means_is_torchs_pooling_and_its_antialiased_resize(torch, rng, side, factor):
+    images = rng.uniform(size=(2 * factor**2, side, side, 3)).astype(np.float32)
+    block = -(-side // factor)
+    small, functional = torch.tensor(images).permute(0, 3, 1, 2), torch.nn.functional
+    smooth = {"mode": "bilinear", "align_corners": False}
+    if side % factor:
+        small = functional.interpolate(small, size=(block, block), antialias=True, **smooth)
+    else:
+        small, larger = functional.avg_pool2d(small, factor), small
+        if factor == 2:  # as the authors write it
+            np.testing.assert_allclose(functional.interpolate(larger, scale_factor=0.5, **smooth), small, rtol=1e-6)
+    packed = pack(images, factor, "mean")
+    assert packed.dtype == np.float32
+    expected = torch.full((2, side + factor, side + factor, 3), torch.nan).numpy()
+    for n, part in enumerate(small.permute(0, 2, 3, 1).numpy()):
+        m, i, j = n // factor**2, n // factor % factor, n % factor
+        expected[m, i * block : (i + 1) * block, j * block : (j + 1) * block] = part
+    np.testing.assert_allclose(packed, expected[:, :side, :side], rtol=1e-5, atol=1e-6)
+    pixels = np.round(images * 255).astype(np.uint8)
+    rounded = pack(pixels, factor, "mean")
+    assert rounded.dtype == np.uint8
+    np.testing.assert_allclose(rounded, pack(pixels.astype(np.float32), factor, "mean"), atol=0.5)
+
+
+@pytest.mark.parametrize("reduction", ["nearest", "mean"])
+def test_an_image_that_is_packed_and_unpacked_keeps_its_colour_and_place(reduction):
+    """Images of one colour come back as they were, in their order; also where blocks are cut at the end."""
+    colours = np.float32([[0.1, 0.9, 0.3], [0.5, 0.2, 0.7], [0.8, 0.4, 0.0], [1.0, 0.6, 0.25]])
+    for height, width in ((8, 6), (9, 9)):
+        images = np.broadcast_to(colours[:, None, None], (4, height, width, 3))
+        unpacked = unpack(jnp.asarray(pack(images, 2, reduction)), 2)
+        # Up to the last pixels, where a side that does not divide has padding of 0.5.
+        kept = slice(None) if height == 8 else slice(0, 6)
+        np.testing.assert_allclose(unpacked[:, kept, kept], images[:, kept, kept], rtol=1e-5)
+
+
 def soft_set(rng, factor=1):
     labels = rng.dirichlet(np.ones(3), size=(3, 2)).astype(np.float32)
     images = rng.uniform(size=(3, 2, 8, 8, 1)).astype(np.float32)

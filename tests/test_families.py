@@ -61,12 +61,21 @@ def network_and_oracle(rng, family, norm, shape):
 
 @pytest.mark.parametrize(("family", "norm", "shape"), DEEP)
 def test_deep_family_computes_what_torch_does(torch, rng, family, norm, shape):
-    """Features, logits and the number of parameters, from the same parameters."""
+    """Activations, features, logits and the number of parameters, from the same parameters."""
+    import torch_networks
+
     network, variables, oracle = network_and_oracle(rng, family, norm, shape)
     x = rng.normal(size=(3, *shape)).astype(np.float32)
-    features = jax.jit(lambda x: networks.embed(network, variables, x, jnp.ones(len(x))))(x)
-    expected = oracle.embed(torch.tensor(x, dtype=torch.float64).permute(0, 3, 1, 2)).detach().numpy()
+    made = jax.jit(lambda x: networks.embed_all(network, variables, x, jnp.ones(len(x))))(x)
+    with torch.no_grad():
+        inputs = torch.tensor(x, dtype=torch.float64).permute(0, 3, 1, 2)
+        expected, activations = torch_networks.activations(oracle, inputs)
+    features, expected = made.features, expected.numpy()
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    for ours, theirs in zip(made.activations, activations, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+    last = made.last_map.mean(axis=(1, 2)) if family == "ResNet18" else made.last_map.reshape(len(x), -1)
+    np.testing.assert_allclose(last, features, rtol=1e-5, atol=1e-6)
     logits = features @ variables["params"]["classifier"]["dense"]["kernel"]
     logits += variables["params"]["classifier"]["dense"]["bias"][None]
     np.testing.assert_allclose(logits, oracle.classifier(torch.tensor(expected)).detach(), rtol=1e-4, atol=1e-4)

@@ -3,11 +3,15 @@
 import dataclasses
 import json
 import re
+import signal
+import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+import dmjax
 from dmjax import DM, networks
 from dmjax.common import signals
 from dmjax.common.errors import UserError
@@ -23,7 +27,8 @@ from dmjax.data import load
 from dmjax.evaluation import pretrained, training
 from dmjax.evaluation.training import Examples
 from dmjax.methods.base import Chunks, ClassData
-from dmjax.methods.distribution import EmbeddingConfig
+from dmjax.methods.embedding import Bank
+from dmjax.methods.match_config import MatchConfig
 from dmjax.methods.optimizer import OptimizerConfig
 from dmjax.run.program import make_problem
 from dmjax.settings import experiment
@@ -33,7 +38,6 @@ CONFIG = experiment.resolve(
         network=NetworkConfig(width=4, depth=1),
         augment=AugmentConfig("none"),
         pretrained=PretrainedConfig(networks=2, epochs=3, states=4),
-        evaluation=EvaluationConfig(batch_size=64),
         progress=False,
     )
 )
@@ -46,7 +50,12 @@ def dataset():
 
 @pytest.fixture
 def config(tmp_path):
-    return dataclasses.replace(CONFIG, pretrained=dataclasses.replace(CONFIG.pretrained, path=tmp_path / "pool"))
+    return changed(CONFIG, path=tmp_path / "pool")
+
+
+def changed(config, **settings):
+    """The configuration of another pool."""
+    return dataclasses.replace(config, pretrained=dataclasses.replace(config.pretrained, **settings))
 
 
 def contents(folder):
@@ -58,6 +67,8 @@ def contents(folder):
 def test_steps_that_are_kept():
     assert pretrained.milestones(100, 4) == [0, 6, 25, 56, 100]
     assert pretrained.milestones(3, 10) == [0, 1, 2, 3]
+    assert pretrained.milestones(100, 4, "even") == [0, 25, 50, 75, 100]
+    assert pretrained.milestones(7 * 5, 5, "even") == [0, 7, 14, 21, 28, 35]  # those of every epoch
 
 
 def test_states_are_those_of_plain_training(config, dataset):
@@ -71,7 +82,7 @@ def test_states_are_those_of_plain_training(config, dataset):
     held = round(0.1 * len(labels))
     mine, validation = order[held:], order[:held]
     network = networks.create(config.network, 10, dataset.image_shape)
-    recipe = training.make_recipe(config.evaluation, config.augment)
+    recipe = training.make_recipe(EvaluationConfig(batch_size=64), config.augment)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 4), 1)
     examples = jax.device_put(Examples(images[mine], labels[mine], dataset.mean, dataset.std))
     variables = training.train(network, recipe, key, examples, 3)
@@ -124,9 +135,14 @@ def test_an_interrupted_training_goes_on_and_ends_in_the_same_states(
 
 def test_damage_and_other_settings_are_one_line(config, dataset, tmp_path):
     known = pretrained.states(config, dataset)
-    other = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, learning_rate=0.02))
-    with pytest.raises(UserError, match="holds networks with another recipe"):
+    other = changed(config, learning_rate=0.02)
+    with pytest.raises(UserError, match=r"holds networks with another recipe \(learning_rate 0\.01, not 0\.02\); give"):
         pretrained.states(other, dataset)
+    with pytest.raises(UserError, match=r"holds networks with another schedule \(spacing early, not even\)"):
+        pretrained.states(changed(config, spacing="even"), dataset)
+    other_network = dataclasses.replace(config, network=dataclasses.replace(config.network, width=8))
+    with pytest.raises(UserError, match=r"holds networks with another network \(width 4, not 8\)"):
+        pretrained.states(other_network, dataset)
     other_data = dataclasses.replace(dataset, images=dataset.images + np.uint8(1))
     with pytest.raises(UserError, match="holds networks with another data set"):
         pretrained.states(config, other_data)
@@ -161,6 +177,139 @@ def test_a_damaged_training_is_not_gone_on_with(config, dataset, tmp_path, monke
         pretrained.states(config, dataset)
 
 
+@pytest.mark.parametrize("evaluation", [{"batch_size": 7, "learning_rate": 1.0}, {"strategy": "crop", "epochs": 3}])
+def test_the_recipe_of_a_pool_is_its_own(config, dataset, evaluation):
+    """What the evaluation does makes no difference to a pool; what the pool's own recipe says does."""
+    known = pretrained.states(config, dataset)
+    judged = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, **evaluation))
+    assert pretrained.states(experiment.resolve(judged), dataset) == known
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"batch_size": 32}, {"learning_rate": 0.1}, {"momentum": 0.5}, {"weight_decay": 0.0}, {"strategy": "crop"}),
+        *({"epochs": 4}, {"states": 5}, {"spacing": "even"}, {"holdout": 0.2}, {"seed": 1}),
+    ],
+)
+def test_another_recipe_is_another_folder_of_the_cache(dataset, monkeypatch, settings):
+    places = []
+    monkeypatch.setattr(pretrained, "_claimed", lambda folder, about: places.append(folder) or 1 / 0)
+    for config in (CONFIG, changed(CONFIG, networks=7), changed(CONFIG, **settings)):
+        with pytest.raises(ZeroDivisionError):
+            pretrained.states(config, dataset)
+    assert places[0] == places[1] != places[2]
+
+
+def test_the_strategy_is_that_of_matching_unless_given():
+    assert CONFIG.pretrained.strategy == "none"
+    assert experiment.resolve(changed(CONFIG, strategy="crop")).pretrained.strategy == "crop"
+    open_again = changed(dataclasses.replace(CONFIG, augment=AugmentConfig("scale")), strategy=None, batch_size=None)
+    assert experiment.resolve(open_again).pretrained.strategy == "scale"
+    assert experiment.resolve(open_again).pretrained.batch_size == 64
+    assert experiment.resolve(dataclasses.replace(open_again, method="herding")).pretrained.batch_size == 256
+    with pytest.raises(UserError, match=r"pretrained\.momentum must be below 1"):
+        experiment.resolve(changed(CONFIG, momentum=1.0))
+
+
+def test_even_states_are_those_after_every_epoch(config, dataset):
+    even = changed(config, networks=1, states=3, spacing="even")
+    per_epoch = -(-(len(dataset.flat()[1]) - round(0.1 * len(dataset.flat()[1]))) // 64)
+    (states,) = pretrained.states(even, dataset)
+    assert [state.step for state in states] == [0, per_epoch, 2 * per_epoch, 3 * per_epoch]
+
+
+def test_first_and_last_states_and_trajectories(config, dataset):
+    """Stacked over networks, and over the states of each."""
+    known, trained = pretrained.states(config, dataset), pretrained.TrainedNetworks(config, dataset)
+    first, last = trained.first_and_last()
+    whole = trained.trajectories(at_least=5)
+    for n, of_one in enumerate(known):
+        for s, state in enumerate(of_one):
+            jax.tree.map(lambda x, y, n=n, s=s: np.testing.assert_array_equal(x[n, s], y), whole, state.load())
+        jax.tree.map(lambda x, y, n=n: np.testing.assert_array_equal(x[n], y), first, of_one[0].load())
+        jax.tree.map(lambda x, y, n=n: np.testing.assert_array_equal(x[n], y), last, of_one[-1].load())
+    assert {leaf.shape[:2] for leaf in jax.tree.leaves(whole)} == {(2, 5)}
+    assert trained.seconds == sum(of_one[-1].seconds for of_one in known)
+
+
+def test_too_few_states_are_said_before_anything_is_trained(config, dataset, tmp_path):
+    trained = pretrained.TrainedNetworks(changed(config, states=1), dataset)
+    with pytest.raises(UserError, match=r"pretrained\.states 1 keeps 2 states of a network.* where 3 are needed; give"):
+        trained.trajectories(at_least=3)
+    assert not (tmp_path / "pool").exists()
+
+
+def test_networks_that_are_trained_as_one_program(config, dataset, tmp_path, monkeypatch):
+    """Three in groups of two, stopped in the middle: those of one after another but for rounding."""
+    alone = pretrained.states(changed(config, networks=3), dataset)
+    together = changed(config, networks=3, together=2, path=tmp_path / "together")
+    sizes, advance = [], training.advance
+    monkeypatch.setattr(training, "advance", lambda *args: sizes.append(args[4].shape) or advance(*args))
+    with monkeypatch.context() as stopped:
+        stopped.setattr(training, "accuracy", _stop_after(training.accuracy, 5))  # after two states of both, and one
+        with pytest.raises(signals.Interrupted):
+            pretrained.states(together, dataset)
+    assert sizes == [(2,)] * 3
+    sizes.clear()
+    found = pretrained.states(together, dataset)
+    assert sizes == [()] * 2 + [()] * 3 + [()] * 5  # no two are equally far any more
+    for of_one, other in zip(alone, found, strict=True):
+        assert [state.step for state in of_one] == [state.step for state in other]
+        for state, same in zip(of_one, other, strict=True):
+            assert state.accuracy == pytest.approx(same.accuracy, abs=0.02)
+            jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), state.load(), same.load())
+    assert pretrained.states(changed(together, together=1), dataset) == found  # it is no other pool
+
+
+def test_groups_of_networks_that_are_equally_far():
+    far = {0: ["s"] * 3, 2: [], 3: ["s"], 4: [], 5: [], 7: ["s"]}
+    assert pretrained._groups(far, 2) == [[0], [3, 7], [2, 4], [5]]
+    assert pretrained._groups(far, 1) == [[0], [3], [7], [2], [4], [5]]
+
+
+def test_the_work_is_announced_before_it_is_done(config, dataset, tmp_path):
+    announced = []
+
+    def announce(work):
+        trained = [path.name for path in (tmp_path / "pool").glob("network_*")]
+        announced.append((work.there, work.wanted, work.seconds > 0, trained))
+
+    pretrained.states(changed(config, networks=1), dataset, announce)
+    pretrained.states(config, dataset, announce)
+    pretrained.states(config, dataset, announce)
+    assert announced[0] == (0, 5, True, [])
+    assert announced[1] == (5, 10, True, ["network_000"])
+    assert announced[2][:3] == (10, 10, False)
+
+
+def test_the_estimate_by_a_clock_that_counts(dataset, monkeypatch):
+    """A step takes a second and a test a hundred, so that what is left is known exactly."""
+    task, passed = pretrained._Task(CONFIG, dataset), [0.0]
+    advance, accuracy = training.advance, training.accuracy
+
+    def counted(network, recipe, plan, state, key, examples, until, *rest):
+        passed[0] += until - int(state.step)
+        return advance(network, recipe, plan, state, key, examples, until, *rest)
+
+    def tested(*args):
+        passed[0] += 100
+        return accuracy(*args)
+
+    monkeypatch.setattr(training, "advance", counted)
+    monkeypatch.setattr(training, "accuracy", tested)
+    monkeypatch.setattr(pretrained, "time", SimpleNamespace(perf_counter=lambda: passed[0]))
+    total = task.plan.total
+    assert task.seconds_left([[]]) == pytest.approx(total + 5 * 100)
+    begun = [SimpleNamespace(step=0), SimpleNamespace(step=9)]
+    assert task.seconds_left([begun, []]) == pytest.approx(2 * total - 9 + 8 * 100)
+    task.config = changed(CONFIG, together=2)  # two steps in one second
+    assert task.seconds_left([[], []]) == pytest.approx(total + 10 * 100)
+    task.config = CONFIG
+    monkeypatch.setattr(pretrained, "_SECONDS_MEASURED", 0.0)  # one step is measured all the same
+    assert task.seconds_left([[]]) == pytest.approx(total + 5 * 100)
+
+
 def test_selection_by_accuracy(config, dataset):
     known = pretrained.states(config, dataset)
     every = [state for of_one in known for state in of_one]
@@ -174,19 +323,24 @@ def test_selection_by_accuracy(config, dataset):
 def test_a_step_draws_one_of_the_trained_networks(config, dataset):
     """Each iteration's loss is that of one of the networks; all are drawn, and none are fresh."""
     trained = pretrained.stack(pretrained.states(config, dataset)[0])
-    method = DM(batch_real=1000, optimizer=OptimizerConfig(learning_rate=1e-9))
+    method = DM(
+        batch_real=1000,
+        optimizer=OptimizerConfig(learning_rate=1e-9),
+        match=MatchConfig(networks="pool", calibration=0.0),
+    )
     problem = make_problem(dataclasses.replace(config, method=method, ipc=2), dataset)
     problem = dataclasses.replace(problem, chunks=Chunks(1))
     one_step = jax.jit(lambda key, *arguments: method.step(problem, key, *arguments))
     images = np.random.default_rng(0).normal(size=(10, 2, *dataset.image_shape)).astype(np.float32)
     data, state = ClassData(dataset.images, dataset.counts, np.arange(10, dtype=np.int32)), method.state_of(images)
 
-    def loss(iteration, variables):
+    def loss(iteration, drawn):
         key = jax.random.fold_in(jax.random.key(0), iteration)
-        return float(one_step(key, state, data, variables)[1].sum())
+        same = np.arange(5, dtype=np.int32)
+        return float(one_step(key, state, data, Bank(trained, drawn, same, same))[1].sum())
 
-    alone = [loss(0, jax.tree.map(lambda leaf, k=k: leaf[k : k + 1], trained)) for k in range(5)]
-    seen = [loss(i, trained) for i in range(30)]
+    alone = [loss(0, np.array([k], np.int32)) for k in range(5)]
+    seen = [loss(i, np.arange(5, dtype=np.int32)) for i in range(30)]
     nearest = [int(np.argmin(np.abs(np.array(alone) - value))) for value in seen]
     np.testing.assert_allclose(seen, np.array(alone)[nearest], rtol=1e-4)
     assert set(nearest) == set(range(5))
@@ -198,17 +352,17 @@ def test_condensing_with_a_pool_from_the_command_line(run_command, tmp_path):
         *("--config", "experiments/tiny.py", "--network.width", 4, "--network.depth", 1, "--iterations", 25),
         *("--evaluation.networks", 1, "--evaluation.epochs", 1, "--evaluation.random-real", "false"),
         *("--evaluation.whole-dataset", "false", "--pretrained.networks", 1, "--pretrained.epochs", 2),
-        *("--pretrained.path", tmp_path / "pool", "--embedding.distribution", "pool"),
+        *("--pretrained.path", tmp_path / "pool", "--match.networks", "pool"),
     )
-    done = run_command("dmjax.condense", *small, "--workdir", tmp_path / "a", "--embedding.accuracy", 0.9, 0.95)
+    done = run_command("dmjax.condense", *small, "--workdir", tmp_path / "a", "--match.accuracy", 0.9, 0.95)
     assert done.returncode == 2
     assert "a validation accuracy from 0.9 to 0.95; they have" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "a").exists()
-    done = run_command("dmjax.condense", *small, "--workdir", tmp_path / "b", "--embedding.accuracy", 0, 0.5)
+    done = run_command("dmjax.condense", *small, "--workdir", tmp_path / "b", "--match.accuracy", 0, 0.5)
     assert done.returncode == 0, done.stderr
-    stored = json.loads((tmp_path / "b" / "config.json").read_text())["config"]["method"]["embedding"]
-    assert stored == {"distribution": "pool", "accuracy": [0.0, 0.5]}
+    stored = json.loads((tmp_path / "b" / "config.json").read_text())["config"]["method"]["match"]
+    assert (stored["networks"], stored["accuracy"]) == ("pool", [0.0, 0.5])
     about = tmp_path / "pool" / "about.json"
     about.write_text(about.read_text().replace('"digits"', '"mnist"'))
     done = run_command("dmjax.condense", *small, "--workdir", tmp_path / "c")
@@ -216,13 +370,64 @@ def test_condensing_with_a_pool_from_the_command_line(run_command, tmp_path):
     assert "holds networks with another data set" in done.stderr
 
 
+POOL = ("--config", "experiments/tiny.py", "--network.width", 4, "--network.depth", 1, "--pretrained.networks", 2)
+POOL = (*POOL, "--pretrained.epochs", 3, "--pretrained.states", 4)
+
+
+def test_the_command(run_command, tmp_path):
+    """Trains, says how long before, and the second time that all is there; with other settings one line."""
+    command = ("dmjax.pretrain", *POOL, "--pretrained.path", tmp_path / "pool")
+    done = run_command(*command)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"0 of 10 states are there; the rest takes about \d\d:\d\d", done.stdout)
+    rows = re.findall(r"\| network_00\d \| 5 \| (\d+) \| [\d.]+ / [\d.]+ / ([\d.]+) % \| [\d.]+ \|", done.stdout)
+    assert len(rows) == 2
+    assert all(float(last) > 30 for _, last in rows)
+    assert f"files: {tmp_path / 'pool'}/" in done.stdout
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "pool").rglob("*.msgpack")}
+    again = run_command(*command)
+    assert "all 10 states are there" in again.stdout
+    assert again.stdout.splitlines()[1:] == done.stdout.splitlines()[1:]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "pool").rglob("*.msgpack")} == before
+    other = run_command(*command, "--pretrained.batch-size", 32)
+    assert other.returncode == 2
+    assert re.fullmatch(r"error: .* another recipe \(batch_size 64, not 32\); give .*\n", other.stderr)
+    missing = run_command("dmjax.pretrain", "--pretrained.networks", 2)
+    assert missing.returncode == 2
+    assert missing.stderr == "error: name an experiment file, for example --config experiments/tiny.py\n"
+
+
+def test_the_command_as_a_function(config, dataset):
+    assert dmjax.pretrain(config, dataset) == pretrained.states(config, dataset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+def test_a_command_that_is_stopped_goes_on_and_ends_in_the_same_bytes(run_command, tmp_path, signum):
+    longer = ("dmjax.pretrain", *POOL[:-4], "--pretrained.epochs", 60, "--pretrained.states", 40)
+    whole = run_command(*longer, "--pretrained.path", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    process = run_command.start(*longer, "--pretrained.path", tmp_path / "pool")
+    while process.poll() is None and len(list((tmp_path / "pool").glob("network_*/*.msgpack"))) < 8:
+        time.sleep(0.005)
+    process.send_signal(signum)
+    _, errors = process.communicate()
+    assert process.returncode == (-9 if signum == signal.SIGKILL else 130)
+    assert signum == signal.SIGKILL or errors.startswith("interrupted by SIGINT; the same command again goes on")
+    there = len(list((tmp_path / "pool").glob("network_*/*.msgpack")))
+    assert 8 <= there < 82
+    again = run_command(*longer, "--pretrained.path", tmp_path / "pool")
+    assert re.match(r"[1-9]\d* of 82 states are there", again.stdout), again.stderr
+    assert contents(tmp_path / "pool") == contents(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
-    ("embedding", "message"),
+    ("match", "message"),
     [
-        (EmbeddingConfig(accuracy=(0.5, 0.6)), "give --embedding.distribution pool"),
-        (EmbeddingConfig("pool", (0.6, 0.5)), "a lower and a higher fraction"),
+        (MatchConfig(accuracy=(0.5, 0.6)), "give --match.networks pool"),
+        (MatchConfig(networks="pool", accuracy=(0.6, 0.5)), "a lower and a higher fraction"),
     ],
 )
-def test_impossible_bounds(embedding, message):
+def test_impossible_bounds(match, message):
     with pytest.raises(UserError, match=message):
-        experiment.resolve(dataclasses.replace(CONFIG, method=DM(embedding=embedding)))
+        experiment.resolve(dataclasses.replace(CONFIG, method=DM(match=match)))

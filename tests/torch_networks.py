@@ -171,6 +171,22 @@ def create(family, kind, classes, shape):
     return made[family](kind, classes, shape)
 
 
+def activations(oracle, images):
+    """The features of an oracle, and the outputs of its relus in the order of computation, [n, H, W, D] or [n, F]."""
+    outputs, relu = [], F.relu
+
+    def noted(x):
+        outputs.append(relu(x))
+        return outputs[-1]
+
+    F.relu = noted
+    try:
+        features = oracle.embed(images)
+    finally:
+        F.relu = relu
+    return features, [x.permute(0, 2, 3, 1) if x.ndim == 4 else x for x in outputs]
+
+
 def load(oracle, params):
     """Copies our parameters; every one of ours and every one of PyTorch's is used once."""
     names = set()

@@ -49,15 +49,16 @@ def condensing(case: Case, config: BenchmarkConfig, length: int) -> Program:
     keys = setup.sharding.put_keys([jax.random.key(0)])
     states = [setup.sharding.put_state(setup.first_state(), setup.axes)]
     data = setup.sharding.put_data(real, np.full(case.num_classes, case.images_per_class))
+    constants = setup.sharding.same(setup.constants())
     start = time.perf_counter()
-    compiled, chunks = setup.compile(length, keys, states, data)
+    compiled, chunks = setup.compile(length, keys, states, data, constants)
     box = [states]
 
     def run(iterations: int) -> tuple[int, float, float]:
         dispatches = -(-iterations // length)
         start = time.perf_counter()
         for _ in range(dispatches):
-            box[0], losses = compiled(keys, box[0], data, None)
+            box[0], losses = compiled(keys, box[0], data, constants)
         free = time.perf_counter() - start
         jax.block_until_ready(losses)
         return dispatches * length, time.perf_counter() - start, free
@@ -98,9 +99,9 @@ def plan(case: Case, config: BenchmarkConfig) -> dict[str, Any]:
 def share_cost(case: Case, config: BenchmarkConfig, num_devices: int) -> dict[str, Any]:
     """What one of `num_devices` devices does in an iteration, by the compiled program's own analysis."""
     setup = _Setup(case, config, jax.devices()[:num_devices])
-    keys, states, data = setup.abstract()
+    keys, states, data, constants = setup.abstract()
     program = setup.make(1, Chunks())  # without loops, whose bodies the analysis counts once
-    compiled = setup.sharding.compile(program, keys, states, setup.axes, data, None)
+    compiled = setup.sharding.compile(program, keys, states, setup.axes, data, constants)
     cost, text = compiled.cost_analysis(), compiled.as_text()
     collectives = {
         name: text.count(f" {name}(") for name in ("all-reduce", "all-gather", "all-to-all", "collective-permute")
@@ -118,10 +119,10 @@ def share_cost(case: Case, config: BenchmarkConfig, num_devices: int) -> dict[st
 def step_flops(case: Case, config: BenchmarkConfig) -> float:
     """XLA's count for one iteration of all classes, before optimisation: without loops, and without compiling."""
     setup = _Setup(case, config, jax.devices()[:1])
-    _, [state], data = setup.abstract()
+    state, data = setup.shapes()
     step = functools.partial(setup.method.step, dataclasses.replace(setup.problem, chunks=Chunks()))
     one_device = jax.vmap(step, (None, setup.method.state_axes, 0, None), axis_name=DEVICES)
-    lowered = jax.jit(one_device).lower(jax.random.key(0), state.method, data, None)
+    lowered = jax.jit(one_device).lower(jax.random.key(0), state.method, data, setup.constants())
     return lowered.cost_analysis()["flops"]
 
 
@@ -186,22 +187,26 @@ class _Setup:
         """`length` iterations as one program, not yet compiled."""
         return make_chunk(dataclasses.replace(self.problem, chunks=chunks), length)
 
-    def compile(self, length: int, keys: Any, states: Any, data: Any) -> tuple[Any, Chunks]:
+    def constants(self) -> Any:
+        """What all devices hold besides the state: random networks in place of trained ones."""
+        return self.method.constants(self.problem)
+
+    def compile(self, length: int, keys: Any, states: Any, data: Any, constants: Any) -> tuple[Any, Chunks]:
         """The compiled program, with the chunks that were chosen for it."""
         case, sharding = self._case, self.sharding
         real = (case.num_classes, case.images_per_class, *case.image_shape)
 
         def compile(chunks: Chunks) -> Any:
-            return sharding.compile(self.make(length, chunks), keys, states, self.axes, data, None)
+            return sharding.compile(self.make(length, chunks), keys, states, self.axes, data, constants)
 
         size = memory.size_of(self.config, real, sharding.per_device)
         return memory.choose(self.config, size, compile, memory.limit(self.config), self._whole)
 
-    def abstract(self) -> tuple[Any, Any, Any]:
-        """Shapes in place of a key, a state and data of one run: enough to compile."""
+    def abstract(self) -> tuple[Any, Any, Any, Any]:
+        """Shapes in place of a key, a state and data of one run, and the constants: enough to compile."""
         state, data = self.shapes()
         keys = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))[None])
-        return keys, [self.sharding.state_shapes(state, self.axes)], self.sharding.share_shapes(data)
+        return keys, [self.sharding.state_shapes(state, self.axes)], self.sharding.share_shapes(data), self.constants()
 
     def shapes(self) -> tuple[RunState, ClassData]:
         """Shapes of the state and of the real images."""

@@ -1,8 +1,14 @@
 """Sets that unpack: an image of f x f blocks stands for f^2 images (multi-formation; Kim et al. 2022, section 4.1)."""
 
+import functools
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Reduction = Literal["nearest", "mean"]
+"""How an image is made smaller before it is packed."""
 
 
 def unpack(images: jax.Array, factor: int) -> jax.Array:
@@ -28,12 +34,14 @@ def unpack(images: jax.Array, factor: int) -> jax.Array:
     return jax.image.resize(blocks, (n * factor**2, height, width, channels), "bilinear")
 
 
-def pack(images: np.ndarray, factor: int) -> np.ndarray:
-    """Puts f^2 images into each image, reduced by the nearest pixel: where sets of real images start from.
+def pack(images: np.ndarray, factor: int, reduction: Reduction = "nearest") -> np.ndarray:
+    """Puts f^2 images into each image: where sets of real images start from.
 
     Args:
-      images: [n * f^2, H, W, D], of any type.
+      images: [n * f^2, H, W, D], of any type, which stays.
       factor: f.
+      reduction: "nearest" takes the nearest pixel (Kim et al. 2022), "mean" the mean of those that a new pixel covers
+        (Zhao et al. 2023, IDM), or where these are not whole ones a bilinear, antialiased resize.
 
     Returns:
       [n, H, W, D]: f x f blocks, of which the last ones are cut where f does not divide a side.
@@ -42,6 +50,29 @@ def pack(images: np.ndarray, factor: int) -> np.ndarray:
         return images
     total, height, width, channels = images.shape
     rows, columns = -(-height // factor), -(-width // factor)
-    y, x = np.arange(rows) * height // rows, np.arange(columns) * width // columns
-    blocks = images[:, y][:, :, x].reshape(-1, factor, factor, rows, columns, channels).transpose(0, 1, 3, 2, 4, 5)
+    reduced = {"nearest": _nearest, "mean": _mean}[reduction](images, rows, columns)
+    blocks = reduced.reshape(-1, factor, factor, rows, columns, channels).transpose(0, 1, 3, 2, 4, 5)
     return blocks.reshape(total // factor**2, rows * factor, columns * factor, channels)[:, :height, :width]
+
+
+def _nearest(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """[n, H, W, D] -> [n, rows, columns, D]."""
+    _, height, width, _ = images.shape
+    y, x = np.arange(rows) * height // rows, np.arange(columns) * width // columns
+    return images[:, y][:, :, x]
+
+
+def _mean(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """[n, H, W, D] -> [n, rows, columns, D], rounded where the type has whole numbers only."""
+    n, height, width, channels = images.shape
+    if height % rows == 0 and width % columns == 0:
+        blocks = images.reshape(n, rows, height // rows, columns, width // columns, channels)
+        means = blocks.mean(axis=(2, 4), dtype=np.float32)
+    else:
+        means = np.asarray(_smoothed(images.astype(np.float32), (n, rows, columns, channels)))
+    return (np.rint(means) if np.issubdtype(images.dtype, np.integer) else means).astype(images.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _smoothed(images: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.image.resize(images, shape, "bilinear", antialias=True)

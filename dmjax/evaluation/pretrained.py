@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,14 +23,13 @@ from dmjax import networks
 from dmjax.common import compilation, files, signals
 from dmjax.common.errors import UserError
 from dmjax.common.progress import progress_bar
-from dmjax.config import Config, EvaluateConfig, EvaluationConfig
+from dmjax.config import AugmentConfig, Config, EvaluateConfig
 from dmjax.data import Dataset
-from dmjax.evaluation import protocols, training
+from dmjax.evaluation import training
 from dmjax.evaluation.training import Examples, Recipe, TrainState
 from dmjax.networks import custom
 
-_OF_RECIPE = ("learning_rate", "momentum", "weight_decay", "batch_size")
-"""What can be given of a recipe, besides the augmentation."""
+_SECONDS_MEASURED = 1.0  # for an estimate; at most an epoch
 
 
 class State(NamedTuple):
@@ -62,29 +61,76 @@ class State(NamedTuple):
         return serialization.msgpack_restore(_read(self.path, self.sha256))
 
 
-def states(config: Config | EvaluateConfig, dataset: Dataset) -> list[list[State]]:
+class Work(NamedTuple):
+    """What there is of the configured networks, and what is still to be done.
+
+    Attributes:
+      folder: Where the networks are.
+      there: How many states are there.
+      wanted: How many there will be.
+      seconds: That training and testing the missing ones will take, without compilation, by a few measured steps.
+    """
+
+    folder: Path
+    there: int
+    wanted: int
+    seconds: float
+
+
+def states(
+    config: Config | EvaluateConfig, dataset: Dataset, announce: Callable[[Work], None] | None = None
+) -> list[list[State]]:
     """The states of each of the configured networks from the first to the last, trained now where they are missing.
 
     Args:
-      config: For `pretrained`, the network, and the recipe of `evaluation` with its augmentation.
+      config: Resolved; of it `pretrained`, the network and the augmentation count.
       dataset: On whose training images they are trained, those held out aside.
+      announce: Called once, before anything is trained, with what there is to do; to measure this takes a few seconds.
 
     Raises:
       UserError: the folder holds networks that were trained otherwise, or is damaged.
       signals.Interrupted: the states so far are saved.
     """
-    about = _about(config, dataset)
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-    folder = config.pretrained.path or files.cache_folder(config.data.cache) / "pretrained" / digest
+    about, steps = _about(config, dataset), _steps(config, dataset)
+    networks.create(config.network, dataset.num_classes, dataset.image_shape)  # what does not fit is said first
+    folder = config.pretrained.path or _default_folder(config, about)
     with _claimed(folder, about):
         places = [folder / f"network_{i:03d}" for i in range(config.pretrained.networks)]
         known = [_listed(place).states for place in places]
-        unfinished = [i for i, of_one in enumerate(known) if len(of_one) < len(_steps(config, dataset))]
-        if unfinished:
-            task = _Task(config, dataset)
-            for i in unfinished:
-                known[i] = task.train(i, places[i], known[i])
+        unfinished = {i: of_one for i, of_one in enumerate(known) if len(of_one) < len(steps)}
+        task = _Task(config, dataset) if unfinished else None
+        if announce is not None:
+            seconds = task.seconds_left(list(unfinished.values())) if task else 0.0
+            announce(Work(folder, sum(map(len, known)), len(places) * len(steps), seconds))
+        if task:
+            what = f"{len(unfinished)} networks" if len(unfinished) > 1 else places[min(unfinished)].name
+            done, total = sum(map(_steps_done, unfinished.values())), len(unfinished) * task.plan.total
+            with progress_bar(None, f"training {what} on the whole set", config.progress, total, initial=done) as bar:
+                for group in _groups(unfinished, config.pretrained.together):
+                    trained = task.train(group, [places[i] for i in group], [known[i] for i in group], bar)
+                    for i, of_one in zip(group, trained, strict=True):
+                        known[i] = of_one
         return known
+
+
+def _groups(unfinished: Mapping[int, list[State]], together: int) -> list[list[int]]:
+    """The numbers of the networks that are trained as one program: so many that are equally far."""
+    progress = {i: len(of_one) for i, of_one in unfinished.items()}
+    equal = [[i for i in progress if progress[i] == far] for far in sorted(set(progress.values()), reverse=True)]
+    return [same[k : k + together] for same in equal for k in range(0, len(same), together)]
+
+
+def _default_folder(config: Config, about: dict[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    return files.cache_folder(config.data.cache) / "pretrained" / digest
+
+
+def _steps_done(states: Sequence[State]) -> int:
+    return states[-1].step if states else 0
+
+
+def _seconds(states: Sequence[State]) -> float:
+    return states[-1].seconds if states else 0.0
 
 
 class TrainedNetworks:
@@ -105,6 +151,27 @@ class TrainedNetworks:
         """The states of all configured networks."""
         self._used.update(range(self._config.pretrained.networks))
         return self._first(self._config.pretrained.networks)
+
+    def first_and_last(self) -> tuple[Any, Any]:
+        """The variables of all N networks before and after their training: two trees of arrays [N, ...] on the host."""
+        every = self.all()
+        return stack([of_one[0] for of_one in every]), stack([of_one[-1] for of_one in every])
+
+    def trajectories(self, at_least: int = 2) -> Any:
+        """The variables of all N networks in all their S states, as a tree of arrays [N, S, ...] on the host.
+
+        Args:
+          at_least: How many states a network needs to have; a `UserError` says so before anything is trained.
+        """
+        kept = len(_steps(self._config, self._dataset))
+        if kept < at_least:
+            raise UserError(
+                f"pretrained.states {self._config.pretrained.states} keeps {kept} states of a network, the initial one "
+                f"included, where {at_least} are needed; give a larger --pretrained.states, or train longer"
+            )
+        every = self.all()
+        together = stack([state for of_one in every for state in of_one])
+        return jax.tree.map(lambda leaf: leaf.reshape(len(every), kept, *leaf.shape[1:]), together)
 
     def last_of(self, seed: int) -> State:
         """The last state of the network that belongs to a seed: seeds take the configured networks in turn."""
@@ -140,7 +207,7 @@ def select(states: Sequence[Sequence[State]], accuracy: tuple[float, float] | No
         raise UserError(
             f"none of the {len(there)} states in {states[0][0].path.parent.parent} has a validation accuracy from "
             f"{accuracy[0]:g} to {accuracy[1]:g}; they have {there[0]:.2f} to {there[-1]:.2f}: give other bounds to "
-            "--embedding.accuracy, or train longer or keep more states with --pretrained.epochs and .states"
+            "--match.accuracy, or train longer or keep more states with --pretrained.epochs and .states"
         )
     return chosen
 
@@ -150,37 +217,48 @@ def stack(states: Sequence[State]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(state.load() for state in states))
 
 
-def recipe(config: Config | EvaluateConfig) -> Recipe:
-    """How the networks are trained: as sets are judged by default, but for what was given for it.
+def _recipe(config: Config | EvaluateConfig) -> Recipe:
+    """How the networks are trained, whatever the evaluation does."""
+    settings = config.pretrained
+    assert settings.batch_size is not None, "the configuration is not resolved"
+    return Recipe(
+        learning_rate=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        batch_size=settings.batch_size,
+        augment=_augment(config),
+    )
 
-    What a protocol or a method has decided is left out, so that sets of any method that are judged in any way can share
-    the networks.
-    """
-    undecided = dataclasses.replace(config.evaluation, **dict.fromkeys(protocols.FIELDS))
-    undecided = dataclasses.replace(config, evaluation=undecided)
-    decided = dict(config.method.evaluation(undecided))
-    if config.evaluation.protocol is not None:
-        decided |= protocols.settings(config.evaluation.protocol, undecided)
-    given = protocols.opened(config.evaluation, decided)
-    plain = EvaluationConfig(**{name: getattr(given, name) for name in (*_OF_RECIPE, "strategy")})
-    return training.make_recipe(plain, config.augment)
+
+def _augment(config: Config | EvaluateConfig) -> AugmentConfig:
+    strategy = config.pretrained.strategy
+    return config.augment if strategy is None else dataclasses.replace(config.augment, strategy=strategy)
 
 
 def _about(config: Config | EvaluateConfig, dataset: Dataset) -> dict[str, Any]:
     """All that the states depend on but their number."""
-    made = recipe(config)
     settings = dataclasses.asdict(config.pretrained)
     source = {"source": custom.digest(config.network.name)} if ":" in config.network.name else {}
+    recipe = {name: settings[name] for name in ("batch_size", "learning_rate", "momentum", "weight_decay")}
     return {
-        "format": 3,  # of the files and of the recipe: 2 had other variances in batch norm
+        "format": 4,  # of the files and of what the recipe means: 3 had that of the evaluation
         "data set": {"name": dataset.name, "fingerprint": dataset.fingerprint()},
         "network": {**dataclasses.asdict(config.network), **source},
-        "recipe": {
-            **{name: getattr(made, name) for name in _OF_RECIPE},
-            "augment": {"strategy": made.augment.strategy, "align_corners": made.augment.align_corners},
-        },
-        "pretrained": {name: settings[name] for name in ("epochs", "states", "holdout", "seed")},
+        "recipe": {**recipe, **dataclasses.asdict(_augment(config))},
+        "schedule": {name: settings[name] for name in ("epochs", "states", "spacing", "holdout", "seed")},
     }
+
+
+def _differing(stored: Any, about: dict[str, Any]) -> str:
+    """What is different in a stored description, in a few words."""
+    if not isinstance(stored, dict):
+        return "content"
+    name = next(name for name in (*about, *stored) if stored.get(name) != about.get(name))
+    before, after = stored.get(name), about.get(name)
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return f"{name} ({before}, not {after})"
+    pairs = [f"{k} {before.get(k)}, not {after.get(k)}" for k in {**after, **before} if before.get(k) != after.get(k)]
+    return f"{name} ({'; '.join(pairs)})"
 
 
 @contextlib.contextmanager
@@ -209,11 +287,9 @@ def _claimed(folder: Path, about: dict[str, Any]) -> Iterator[None]:
         if stored is None:
             files.write_json(folder / "about.json", about)
         elif stored != about:
-            differing = next((k for k in about if not isinstance(stored, dict) or stored.get(k) != about[k]), "content")
-            before = stored.get(differing) if isinstance(stored, dict) else stored
             raise UserError(
-                f"{folder} holds networks with another {differing} ({before}, not {about[differing]}); "
-                "choose another --pretrained.path"
+                f"{folder} holds networks with another {_differing(stored, about)}; give the settings that they were "
+                "trained with, or choose another --pretrained.path"
             )
         yield
 
@@ -274,9 +350,8 @@ def trained_on(config: Config | EvaluateConfig, dataset: Dataset) -> np.ndarray:
 def _steps(config: Config | EvaluateConfig, dataset: Dataset) -> list[int]:
     """The steps whose states are saved."""
     images = int(dataset.counts.sum()) - _held_out(config, dataset)
-    return milestones(
-        training.make_plan(recipe(config), images, config.pretrained.epochs).total, config.pretrained.states
-    )
+    plan = training.make_plan(_recipe(config), images, config.pretrained.epochs)
+    return milestones(plan.total, config.pretrained.states, config.pretrained.spacing)
 
 
 class _Task:
@@ -290,29 +365,66 @@ class _Task:
         self.examples = jax.device_put(Examples(images[chosen], labels[chosen], dataset.mean, dataset.std))
         self.validation = training.test_examples(images[held_out], labels[held_out], dataset.mean, dataset.std)
         self.network = networks.create(config.network, dataset.num_classes, dataset.image_shape)
-        self.recipe = recipe(config)
+        self.recipe = _recipe(config)
         self.plan = training.make_plan(self.recipe, len(chosen), config.pretrained.epochs)
         self.steps = _steps(config, dataset)
 
-    def train(self, index: int, place: Path, known: list[State]) -> list[State]:
-        """Trains one network on from the last of its known states, and returns them all."""
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.pretrained.seed), 4), index)
-        state = training.start(self.network, self.plan, key, self.examples)
-        if known:
-            state = _resume(place, known[-1].step, state)
-        before, start = known[-1].seconds if known else 0.0, time.perf_counter() - compilation.seconds()
-        name = f"training {place.name} on the whole set"
-        with progress_bar(None, name, self.config.progress, self.plan.total, initial=int(state.step)) as bar:
-            for step in self.steps[len(known) :]:
-                arguments = self.recipe, self.plan, state, key, self.examples, step, bar.update
-                state = training.advance(self.network, *arguments)
-                accuracy = training.accuracy(self.network, state.variables, self.validation)
-                on_host = jax.device_get(state)
-                seconds = before + time.perf_counter() - compilation.seconds() - start
-                known = [*known, _save(place, on_host, accuracy, self._forgotten(on_host), seconds)]
-                bar.set_postfix(accuracy=f"{100 * accuracy:.1f}%")
-        (place / f"{self.steps[-1]}.training").unlink(missing_ok=True)
+    def train(
+        self, group: Sequence[int], places: Sequence[Path], known: Sequence[list[State]], bar: Any
+    ) -> list[list[State]]:
+        """Trains networks that are equally far on from the last of their known states, and returns all of them."""
+        key, states = self._start(group)
+        if known[0]:
+            states = [_resume(*of_one) for of_one in zip(places, known, states, strict=True)]
+        state, known, count = self._join(states), list(known), len(group)
+        before, start = [_seconds(of_one) for of_one in known], time.perf_counter() - compilation.seconds()
+        for step in self.steps[len(known[0]) :]:
+            state = self._advance(state, key, step, lambda steps: bar.update(count * steps))
+            for i, place in enumerate(places):
+                single = state if count == 1 else training.part(state, i)
+                accuracy = training.accuracy(self.network, single.variables, self.validation)
+                on_host = jax.device_get(single)
+                seconds = before[i] + (time.perf_counter() - compilation.seconds() - start) / count
+                known[i] = [*known[i], _save(place, on_host, accuracy, self._forgotten(on_host), seconds)]
+                bar.set_postfix(network=place.name, accuracy=f"{100 * accuracy:.1f}%")
+        for place in places:
+            (place / f"{self.steps[-1]}.training").unlink(missing_ok=True)
         return known
+
+    def seconds_left(self, unfinished: Sequence[Sequence[State]]) -> float:
+        """How long training and testing on from these states will take, by a few steps of a network of no account."""
+        count = min(self.config.pretrained.together, len(unfinished))
+        fresh = self._start([0])[1][0].variables
+        key, states = self._start(range(count))
+        self._advance(self._join(states), key, 1)  # compiles
+        training.accuracy(self.network, fresh, self.validation)
+        key, states = self._start(range(count))
+        clock, state, until = time.perf_counter(), self._join(states), 0
+        while until == 0 or (until < self.plan.per_epoch and time.perf_counter() - clock < _SECONDS_MEASURED):
+            until = min(2 * until + 1, self.plan.per_epoch)
+            state = self._advance(state, key, until)
+        stepped = time.perf_counter()
+        training.accuracy(self.network, fresh, self.validation)
+        tested = time.perf_counter()
+        steps = sum(self.plan.total - _steps_done(of_one) for of_one in unfinished)
+        tests = sum(len(self.steps) - len(of_one) for of_one in unfinished)
+        return steps * (stepped - clock) / (until * count) + tests * (tested - stepped)
+
+    def _start(self, group: Sequence[int]) -> tuple[jax.Array, list[TrainState]]:
+        """The key of initialisation, order and augmentation, [N] of several networks; and the state of each."""
+        base = jax.random.fold_in(jax.random.key(self.config.pretrained.seed), 4)
+        keys = [jax.random.fold_in(base, index) for index in group]
+        states = [training.start(self.network, self.plan, key, self.examples) for key in keys]
+        return keys[0] if len(keys) == 1 else jax.numpy.stack(keys), states
+
+    def _join(self, states: list[TrainState]) -> TrainState:
+        return states[0] if len(states) == 1 else training.join(states)
+
+    def _advance(
+        self, state: TrainState, key: jax.Array, until: int, on_progress: Callable[[int], None] = lambda steps: None
+    ) -> TrainState:
+        arguments = self.recipe, self.plan, state, key, self.examples, until, on_progress
+        return training.advance(self.network, *arguments)
 
     def _forgotten(self, state: TrainState) -> np.ndarray:
         """By the number of the image in the whole training set."""
@@ -321,9 +433,13 @@ class _Task:
         return forgotten
 
 
-def milestones(total: int, states: int) -> list[int]:
-    """The steps whose states are saved: 0, and `states` more whose distance grows; fewer where steps are fewer."""
-    wanted = [round(total * (k / states) ** 2) for k in range(states + 1)]
+def milestones(total: int, states: int, spacing: str = "early") -> list[int]:
+    """The steps whose states are saved: 0, and `states` more up to the last; fewer where steps are fewer.
+
+    Their distance grows where `spacing` is early, and is the same where it is even.
+    """
+    power = {"early": 2, "even": 1}[spacing]
+    wanted = [round(total * (k / states) ** power) for k in range(states + 1)]
     return sorted(set(wanted))
 
 
@@ -343,6 +459,6 @@ def _save(place: Path, state: TrainState, accuracy: float, forgotten: np.ndarray
     return saved
 
 
-def _resume(place: Path, step: int, template: TrainState) -> TrainState:
-    content = _read(place / f"{step}.training", _listed(place).training)
+def _resume(place: Path, known: Sequence[State], template: TrainState) -> TrainState:
+    content = _read(place / f"{known[-1].step}.training", _listed(place).training)
     return jax.device_put(serialization.from_bytes(jax.device_get(template), content))

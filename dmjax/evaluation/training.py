@@ -8,7 +8,7 @@ after E // 2 + 2.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -111,11 +111,15 @@ def advance(
     on_progress: Callable[[int], None] = lambda steps: None,
     teachers: Any = None,
 ) -> TrainState:
-    """Trains up to step `until` of the plan; the state that is passed in is donated. The rest as for `train`."""
+    """Trains up to step `until` of the plan; the state that is passed in is donated. The rest as for `train`.
+
+    With keys [N], and a state that `join` made of N, it trains N networks as one program.
+    """
+    run = _run if key.ndim == 0 else _run_together
     length = min(plan.total, steps_per_dispatch(plan.batch))
     done, drops = int(state.step), np.array(plan.drops, np.int32)
     while done < until:
-        state = _run(network, recipe, length, plan.batch, state, key, examples, np.int32(until), drops, teachers)
+        state = run(network, recipe, length, plan.batch, state, key, examples, np.int32(until), drops, teachers)
         jax.block_until_ready(state.step)
         on_progress(min(length, until - done))
         done = min(done + length, until)
@@ -151,6 +155,24 @@ def _run(network, recipe, length, batch, state, key, examples, until, drops, tea
         return jax.lax.cond(state.step < until, one_step, lambda s: s, state), None
 
     return jax.lax.scan(body, state, None, length=length)[0]
+
+
+def join(states: Sequence[TrainState]) -> TrainState:
+    """The state of N networks at the same step, [N, ...] but for `step`, which is one for all."""
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state._replace(step=None) for state in states))
+    return stacked._replace(step=states[0].step)
+
+
+def part(state: TrainState, index: int) -> TrainState:
+    """The state of one of the networks that `join` put together."""
+    return jax.tree.map(lambda leaf: leaf[index], state._replace(step=None))._replace(step=state.step)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "recipe", "length", "batch"), donate_argnames=("state",))
+def _run_together(network, recipe, length, batch, state, key, *rest):
+    axes = TrainState(0, 0, 0, None, 0, 0)  # with one step for all, what depends on it is not computed for nothing
+    one = functools.partial(_run, network, recipe, length, batch)
+    return jax.vmap(lambda state, key: one(state, key, *rest), in_axes=(axes, 0), out_axes=axes)(state, key)
 
 
 def step(

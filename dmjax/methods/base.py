@@ -151,6 +151,10 @@ class Method:
         """What the authors of the method evaluate with: values for fields of `EvaluationConfig` that were left open."""
         return {"strategy": config.augment.strategy, "epochs": 1000}
 
+    def pretraining(self, config: Config) -> Mapping[str, Any]:
+        """How the authors train networks on the whole set: values for fields of `PretrainedConfig` left open."""
+        return {"batch_size": 64, "strategy": config.augment.strategy}
+
     def uses_trained_networks(self) -> bool:
         """Whether the method takes networks that were trained on the whole set (`Problem.trained`)."""
         return False
@@ -199,6 +203,10 @@ class Method:
           key: Of this network's initialisation.
         """
         raise TypeError(f"{type(self).__name__} has no test(problem, synthetic, examples, key)")
+
+    def synthetic_images(self, config: Config) -> int:
+        """How many synthetic images of a class an iteration embeds, as they are when they are unpacked."""
+        return config.ipc
 
     def forward_passes(self, config: Config, num_classes: int, real: int) -> float | None:
         """How many images an iteration passes forward through the network, where a gradient counts as two passes more.
@@ -260,3 +268,8 @@ def map_classes(function: Callable, at_once: int | None, *args: Any) -> Any:
     if at_once == 1:  # nothing to vectorise: plain convolutions are faster than vmapped ones on a CPU
         return jax.lax.map(lambda a: function(*a), args)
     return jax.lax.map(lambda a: function(*a), args, batch_size=at_once)
+
+
+def gather(num_classes: int, share: jax.Array) -> jax.Array:
+    """The classes of all devices, [C / devices, ...] -> [C, ...], without what pads the last share."""
+    return jax.lax.all_gather(share, DEVICES, tiled=True)[:num_classes]

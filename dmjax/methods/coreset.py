@@ -6,7 +6,7 @@ was trained. Seeds take the configured number of trained networks in turn, so th
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -43,6 +43,10 @@ class Coreset(Method):
     def choose_by(self, problem: Problem, dataset: Dataset, network: pretrained.State) -> Any:
         """Returns the numbers of the chosen images of every class, [C] arrays [M], by a trained network."""
         raise TypeError(f"{type(self).__name__} has no choose_by(problem, dataset, network)")
+
+    def pretraining(self, config: Config) -> Mapping[str, Any]:
+        """Batches of 256, as where DM's authors train the networks that they choose images by."""
+        return {**super().pretraining(config), "batch_size": 256}
 
     def uses_trained_networks(self) -> bool:
         """Whether a network that was trained on the whole set is looked at."""

@@ -20,7 +20,7 @@ import optax
 from dmjax.config import AugmentConfig, Config, Count, Positive
 from dmjax.data import augment, normalize
 from dmjax.evaluation import protocols, training
-from dmjax.methods.base import DEVICES, ClassData, Problem, map_classes, real_batch
+from dmjax.methods.base import ClassData, Problem, gather, map_classes, real_batch
 from dmjax.methods.images import ImageState, LearnedImages
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -114,7 +114,7 @@ class DC(LearnedImages):
         )
         plan = training.make_plan(recipe, num_classes * problem.config.ipc, max(1, (outer - 1) * inner))
         network_key, key = jax.random.split(key)
-        learner = training.start(problem.network, plan, network_key, _examples(_gather(num_classes, state.images)))
+        learner = training.start(problem.network, plan, network_key, _examples(gather(num_classes, state.images)))
         chex.assert_tree_shape_prefix(data.images, state.images.shape[:1])
 
         def advance(carry, i):
@@ -134,7 +134,7 @@ class DC(LearnedImages):
 
         def train(key, learner, images):
             """The network after `inner` more epochs on the synthetic images of all classes."""
-            examples = _examples(_gather(num_classes, images))
+            examples = _examples(gather(num_classes, images))
             one_step = functools.partial(training.step, problem.network, recipe, plan.batch)
             body = lambda learner, _: (one_step(learner, key, examples, np.int32(plan.total + 1)), None)  # noqa: E731
             return jax.lax.scan(body, learner, None, length=inner * plan.per_epoch)[0]
@@ -197,7 +197,7 @@ def _observe(problem: Problem, key: jax.Array, variables: Any, data: ClassData) 
     """Batch norm's running statistics after one more batch, of real images of all classes."""
     batch = lambda index, real, count: real_batch(jax.random.fold_in(key, index), real, count, _STATISTICS)  # noqa: E731
     images, weights = jax.vmap(batch)(data.index, data.images, data.count)
-    images, weights = _gather(problem.num_classes, images), _gather(problem.num_classes, weights)
+    images, weights = gather(problem.num_classes, images), gather(problem.num_classes, weights)
     images = normalize(images.reshape(-1, *images.shape[2:]), problem.mean, problem.std)
     _, new = problem.network.apply(variables, images, train=True, weights=weights.reshape(-1), mutable=["batch_stats"])
     return {**variables, **new}
@@ -265,11 +265,6 @@ def _one_minus_cosine(a: jax.Array, b: jax.Array) -> jax.Array:
     squares = [(x**2).sum(axis=1) for x in (a, b)]
     lengths = [jnp.where(s > 0, jnp.sqrt(jnp.where(s > 0, s, 1)), 0) for s in squares]
     return (1 - (a * b).sum(axis=1) / (lengths[0] * lengths[1] + 1e-6)).sum()
-
-
-def _gather(num_classes: int, share: jax.Array) -> jax.Array:
-    """Of all devices, [C / devices, ...] -> [C, ...] without what pads the last share."""
-    return jax.lax.all_gather(share, DEVICES, tiled=True)[:num_classes]
 
 
 def _examples(images: jax.Array) -> training.Examples:

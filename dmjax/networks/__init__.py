@@ -4,15 +4,16 @@ Both take `train` (batch statistics instead of running ones) and `weights` (how 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
 from dmjax.common.errors import UserError
 from dmjax.config import NetworkConfig
-from dmjax.networks import custom
+from dmjax.networks import base, custom
 from dmjax.networks.families import FAMILIES, OPTIONS, condensing_rate, on_top_of, resolve, short_name
 from dmjax.networks.pools import POOLS
 
@@ -20,11 +21,16 @@ __all__ = [
     "FAMILIES",
     "OPTIONS",
     "POOLS",
+    "Embedding",
     "condensing_rate",
     "create",
     "embed",
+    "embed_all",
+    "embed_layers",
     "has_batch_norm",
+    "has_last_map",
     "init",
+    "num_activations",
     "on_top_of",
     "resolve",
     "short_name",
@@ -74,3 +80,65 @@ def embed(network: nn.Module, variables: Any, images: jax.Array, weights: jax.Ar
     """Features [n, F] of normalised images [n, H, W, D], with the batch's own statistics in batch norm."""
     features, _ = network.apply(variables, images, train=True, weights=weights, method="embed", mutable=["batch_stats"])
     return features
+
+
+class Embedding(NamedTuple):
+    """What a network makes of n images on the way to its logits; float32.
+
+    Attributes:
+      features: [n, F], as `embed` gives them.
+      activations: The outputs of its activation functions in the order of computation, [n, h, w, channels] or [n, F];
+        () where a network of someone's own notes none.
+      last_map: [n, h, w, channels], the last feature map that has positions; None where there is none, as in an MLP. It
+        is what most families flatten; ResNet18 averages it first.
+    """
+
+    features: jax.Array
+    activations: tuple[jax.Array, ...]
+    last_map: jax.Array | None
+
+
+def embed_all(network: nn.Module, variables: Any, images: jax.Array, weights: jax.Array) -> Embedding:
+    """As `embed`, with what the network noted on the way; in float32, whatever it computes in.
+
+    A network of someone's own notes what goes through `networks.base.activated` and `networks.base.last_map`; where its
+    submodules do, their notes come in the order of the submodules' names.
+    """
+    features, noted = network.apply(
+        variables, images, train=True, weights=weights, method="embed", mutable=["batch_stats", base.NOTES]
+    )
+    maps = _notes(noted, base.LAST_MAP)
+    return jax.tree.map(
+        lambda x: x.astype(jnp.float32),
+        Embedding(features, _notes(noted, base.ACTIVATED), maps[-1] if maps else None),
+    )
+
+
+def embed_layers(
+    network: nn.Module, variables: Any, images: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Features [n, F] and the outputs of the activation functions in the order of computation, as `embed_all`."""
+    return embed_all(network, variables, images, weights)[:2]
+
+
+def num_activations(network: nn.Module, image_shape: Sequence[int]) -> int:
+    """How many activations `embed_layers` gives for images of `image_shape` = (H, W, D); nothing is computed."""
+    return len(_notes(_noted(network, image_shape), base.ACTIVATED))
+
+
+def has_last_map(network: nn.Module, image_shape: Sequence[int]) -> bool:
+    """Whether `embed_all` gives a last map for images of `image_shape` = (H, W, D); nothing is computed."""
+    return bool(_notes(_noted(network, image_shape), base.LAST_MAP))
+
+
+def _noted(network: nn.Module, image_shape: Sequence[int]) -> Any:
+    """The shapes of what a network notes; a first run, in which batch norm does not yet reduce over mapped axes."""
+    images = jnp.zeros((1, *image_shape))
+    start = lambda key: network.init(key, images, train=True, method="embed", mutable=True)  # noqa: E731
+    return jax.eval_shape(start, jax.random.key(0))
+
+
+def _notes(collections: Any, name: str) -> tuple[Any, ...]:
+    """Everything that was noted under a name, in order within a module and by name between modules."""
+    notes: Any = flax.traverse_util.flatten_dict(collections.get(base.NOTES, {}))
+    return tuple(note for path in sorted(notes) if path[-1] == name for note in notes[path])

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dmjax.networks.base import Network
+from dmjax.networks.base import Network, activated, flattened
 from dmjax.networks.layers import Conv, Linear
 
 _SIZE, _ALPHA, _BETA = 4, 0.001 / 9, 0.75  # of the local response normalisation
@@ -19,13 +19,13 @@ class AlexCifarNet(Network):
     @nn.compact
     def embed(self, x: jax.Array, train: bool = False, weights: jax.Array | None = None) -> jax.Array:
         """Images [n, H, W, D] -> features [n, 192]."""
-        x = nn.relu(Conv(64, size=5, padding=2, precision=self.precision, name="conv0")(x))
+        x = activated(self, nn.relu(Conv(64, size=5, padding=2, precision=self.precision, name="conv0")(x)))
         x = local_response_norm(_pool(x))
-        x = nn.relu(Conv(64, size=5, padding=2, precision=self.precision, name="conv1")(x))
+        x = activated(self, nn.relu(Conv(64, size=5, padding=2, precision=self.precision, name="conv1")(x)))
         x = _pool(local_response_norm(x))
-        x = x.reshape(x.shape[0], -1)
+        x = flattened(self, x)
         for i, features in enumerate((384, 192)):
-            x = nn.relu(Linear(features, self.precision, name=f"linear{i}")(x))
+            x = activated(self, nn.relu(Linear(features, self.precision, name=f"linear{i}")(x)))
         return x
 
 
@@ -40,6 +40,7 @@ def local_response_norm(x: jax.Array) -> jax.Array:
     The window of channel d goes from d - 2 to d + 1, as in PyTorch.
     """
     before, channels = _SIZE // 2, x.shape[-1]
-    squares = jnp.pad(x.astype(jnp.float32) ** 2, [(0, 0)] * 3 + [(before, _SIZE - 1 - before)])
+    dtype, x = x.dtype, x.astype(jnp.float32)
+    squares = jnp.pad(x**2, [(0, 0)] * 3 + [(before, _SIZE - 1 - before)])
     total = sum(squares[..., i : i + channels] for i in range(_SIZE))
-    return (x * (1 + _ALPHA / _SIZE * total) ** -_BETA).astype(x.dtype)
+    return (x * (1 + _ALPHA / _SIZE * total) ** -_BETA).astype(dtype)

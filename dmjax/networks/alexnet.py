@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from dmjax.networks.base import Network
+from dmjax.networks.base import Network, activated, flattened
 from dmjax.networks.layers import Conv, Norm, pool
 
 # (channels, kernel size, pooled) of each convolution
@@ -20,6 +20,6 @@ class AlexNet(Network):
             # One-channel images gain a border, so that 28 becomes 32.
             padding = 4 if i == 0 and x.shape[-1] == 1 else size // 2
             x = Conv(features, size=size, padding=padding, precision=self.precision, name=f"conv{i}")(x)
-            x = nn.relu(Norm(self.norm, self.axis_name, name=f"norm{i}")(x, train, weights))
+            x = activated(self, nn.relu(Norm(self.norm, self.axis_name, name=f"norm{i}")(x, train, weights)))
             x = pool(x, "max") if pooled else x
-        return x.reshape(x.shape[0], -1)
+        return flattened(self, x)

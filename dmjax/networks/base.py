@@ -1,4 +1,8 @@
-"""What every network is: `embed` gives features, a linear layer makes logits of them."""
+"""What every network is: `embed` gives features, a linear layer makes logits of them.
+
+On the way to the features a network may note what `dmjax.networks.embed_all` gives: outputs of activation functions
+and its last map. A note is Flax's `sow`, so that it costs nothing where nobody asks for it.
+"""
 
 from collections.abc import Sequence
 
@@ -6,6 +10,9 @@ import flax.linen as nn
 import jax
 
 from dmjax.networks.layers import Linear
+
+NOTES = "intermediates"  # the collection that Flax's own `init` leaves out of a network's variables
+ACTIVATED, LAST_MAP = "activations", "last_map"
 
 
 class Network(nn.Module):
@@ -29,3 +36,20 @@ class Network(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False, weights: jax.Array | None = None) -> jax.Array:
         """Normalised images [n, H, W, D] -> logits [n, num_classes]; `weights` [n] are those of batch norm."""
         return self.classifier(self.embed(x, train, weights))
+
+
+def activated(network: nn.Module, x: jax.Array) -> jax.Array:
+    """Notes `x`, the output of an activation function of a network, and gives it back."""
+    network.sow(NOTES, ACTIVATED, x)
+    return x
+
+
+def last_map(network: nn.Module, x: jax.Array) -> jax.Array:
+    """Notes `x` [n, h, w, channels], the last feature map that has positions, and gives it back."""
+    network.sow(NOTES, LAST_MAP, x)
+    return x
+
+
+def flattened(network: nn.Module, x: jax.Array) -> jax.Array:
+    """Notes the last map [n, h, w, channels] and gives [n, h * w * channels]."""
+    return last_map(network, x).reshape(x.shape[0], -1)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from dmjax.common.errors import UserError
-from dmjax.networks.base import Network
+from dmjax.networks.base import Network, activated, flattened
 from dmjax.networks.layers import ACTIVATIONS, Conv, Norm, pool
 
 
@@ -34,8 +34,8 @@ class ConvNet(Network):
             padding = 3 if block == 0 and x.shape[-1] == 1 else 1
             x = Conv(self.width, padding=padding, precision=self.precision, name=f"conv{block}")(x)
             x = Norm(self.norm, self.axis_name, name=f"norm{block}")(x, train, weights)
-            x = pool(ACTIVATIONS[self.activation](x), self.pooling)
-        return x.reshape(x.shape[0], -1)
+            x = pool(activated(self, ACTIVATIONS[self.activation](x)), self.pooling)
+        return flattened(self, x)
 
 
 def fit(options: Mapping[str, Any], image_shape: Sequence[int]) -> Mapping[str, Any]:

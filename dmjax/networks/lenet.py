@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from dmjax.networks.base import Network
+from dmjax.networks.base import Network, activated, flattened
 from dmjax.networks.layers import Conv, Linear, pool
 
 
@@ -16,8 +16,8 @@ class LeNet(Network):
         paddings = (2 if x.shape[-1] == 1 else 0, 0)
         for i, (features, padding) in enumerate(zip((6, 16), paddings, strict=True)):
             x = Conv(features, size=5, padding=padding, precision=self.precision, name=f"conv{i}")(x)
-            x = pool(nn.relu(x), "max")
-        x = x.reshape(x.shape[0], -1)
+            x = pool(activated(self, nn.relu(x)), "max")
+        x = flattened(self, x)
         for i, features in enumerate((120, 84)):
-            x = nn.relu(Linear(features, self.precision, name=f"linear{i}")(x))
+            x = activated(self, nn.relu(Linear(features, self.precision, name=f"linear{i}")(x)))
         return x

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from dmjax.networks.base import Network
+from dmjax.networks.base import Network, activated
 from dmjax.networks.layers import Linear
 
 
@@ -15,5 +15,5 @@ class MLP(Network):
         """Images [n, H, W, D] -> features [n, 128]."""
         x = x.reshape(x.shape[0], -1)
         for layer in range(2):
-            x = nn.relu(Linear(128, self.precision, name=f"linear{layer}")(x))
+            x = activated(self, nn.relu(Linear(128, self.precision, name=f"linear{layer}")(x)))
         return x

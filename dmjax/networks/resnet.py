@@ -6,7 +6,7 @@ The second is what the papers *learn* images on: gradients through stride-2 conv
 import flax.linen as nn
 import jax
 
-from dmjax.networks.base import Network
+from dmjax.networks.base import Network, activated, last_map
 from dmjax.networks.layers import Conv, Norm, pool
 
 _STAGES = (64, 128, 256, 512)
@@ -34,10 +34,13 @@ class ResNet(Network):
         def norm(x, name):
             return Norm(self.norm, self.axis_name, name=name)(x, train, weights)
 
+        def relu(x):
+            return activated(self, nn.relu(x))
+
         def halved(x, stride):
             return pool(x, "avg") if self.average_pooling and stride == 2 else x
 
-        x = nn.relu(norm(conv(x, _STAGES[0], "stem_conv"), "stem_norm"))
+        x = relu(norm(conv(x, _STAGES[0], "stem_conv"), "stem_norm"))
         for stage, features in enumerate(_STAGES):
             for block in range(_BLOCKS):
                 name = f"stage{stage}_block{block}"
@@ -46,9 +49,10 @@ class ResNet(Network):
                 if stride == 2 or x.shape[-1] != features:
                     shortcut = halved(conv(x, features, f"{name}_shortcut_conv", 1, stride), stride)
                     shortcut = norm(shortcut, f"{name}_shortcut_norm")
-                main = nn.relu(norm(conv(x, features, f"{name}_conv0", stride=stride), f"{name}_norm0"))
+                main = relu(norm(conv(x, features, f"{name}_conv0", stride=stride), f"{name}_norm0"))
                 main = norm(conv(halved(main, stride), features, f"{name}_conv1"), f"{name}_norm1")
-                x = nn.relu(main + shortcut)
+                x = relu(main + shortcut)
+        x = last_map(self, x)
         if not self.average_pooling:
             x = pool(x, "avg", 4)
         return x.reshape(x.shape[0], -1)

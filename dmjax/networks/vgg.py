@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from dmjax.networks.base import Network
+from dmjax.networks.base import Network, activated, flattened
 from dmjax.networks.layers import Conv, Norm, pool
 
 # convolutions of every stage, which ends in max pooling
@@ -34,7 +34,7 @@ class VGG(Network):
             for features in stage:
                 padding = 3 if i == 0 and x.shape[-1] == 1 else 1  # 28 becomes 32
                 x = Conv(features, padding=padding, precision=self.precision, name=f"conv{i}")(x)
-                x = nn.relu(Norm(self.norm, self.axis_name, name=f"norm{i}")(x, train, weights))
+                x = activated(self, nn.relu(Norm(self.norm, self.axis_name, name=f"norm{i}")(x, train, weights)))
                 i += 1
             x = pool(x, "max")
-        return x.reshape(x.shape[0], -1)
+        return flattened(self, x)

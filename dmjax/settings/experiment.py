@@ -182,10 +182,14 @@ def resolve(config: R, default: R | None = None) -> R:
         if config.evaluation.protocol is not None:  # what is given comes before it, the method's authors after it
             config = _fill_evaluation(config, protocols.settings(config.evaluation.protocol, config))
         config = _fill_evaluation(config, method.evaluation(config))
+        pretraining = method.pretraining(config)
     config = _fill_evaluation(config, protocols.settings(protocols.DEFAULT, config))
+    config = fill(config, {f"pretrained.{name}": value for name, value in pretraining.items()})
     check(config)
     values = flatten(config)
     _check_evaluation(config.evaluation)
+    if values.get("pretrained.momentum") == 1:
+        raise UserError("pretrained.momentum must be below 1, not 1")
     if values["seed"] + values.get("runs", 1) - 1 >= 2**32:
         raise UserError(f"seed must be below 2**32, and that of the last run too, not {values['seed']}")
     return config
@@ -245,4 +249,5 @@ def undecided(config: C, given: C) -> C:
     """A resolved configuration in which what follows from the method and network of a run is as it was given."""
     checkpoint = CheckpointConfig(given.checkpoint.every, config.checkpoint.keep)
     method = methods.create(given.method)
-    return dataclasses.replace(config, method=method, chunk=given.chunk, checkpoint=checkpoint)
+    pretrained = dataclasses.replace(given.pretrained, path=config.pretrained.path)
+    return dataclasses.replace(config, method=method, chunk=given.chunk, checkpoint=checkpoint, pretrained=pretrained)

@@ -19,10 +19,12 @@ from dmjax.methods import Method
 T = typing.TypeVar("T")
 D = typing.TypeVar("D")
 
+_EMBEDDING = "embedding"  # a group of settings whose place is taken by `match`
+
 # Fields that may change between two starts of the same run: they say where and how it is shown, not what is computed.
 _NOT_PART_OF_THE_RUN = (
     *("workdir", "runs", "progress", "data.cache", "checkpoint.keep", "pretrained.path"),
-    *("class_chunk", "image_chunk", "memory_gb"),
+    *("pretrained.together", "class_chunk", "image_chunk", "memory_gb"),
     *(f"distributed.{name}" for name in ("coordinator", "num_processes", "process_id", "timeout")),
 )
 
@@ -75,6 +77,10 @@ def _method(values: Mapping[str, Any]) -> Method | str:
     name, settings = values["name"], {key: value for key, value in values.items() if key != "name"}
     if not isinstance(name, str) or ":" in name:
         return str(name)
+    before = settings.pop(_EMBEDDING, None)
+    if isinstance(before, Mapping) and any(field.name == "match" for field in dataclasses.fields(methods.find(name))):
+        networks, accuracy = before.get("distribution"), before.get("accuracy")
+        settings["match"] = {"networks": networks or "random", "accuracy": accuracy}
     return from_dict(methods.find(name), settings)
 
 
@@ -82,7 +88,8 @@ def config_from_dict(values: Any) -> Config:
     """A `Config` from what `to_dict` made of it, in this version or before methods had settings of their own."""
     if isinstance(values, Mapping) and isinstance(name := values.get("method", Config.method), str) and ":" not in name:
         groups = {key.partition(".")[0] for cls in methods.built_in().values() for key in methods.field_names(cls)}
-        own = {key.partition(".")[0] for key in methods.field_names(methods.find(name))}
+        groups |= {_EMBEDDING}
+        own = {key.partition(".")[0] for key in methods.field_names(methods.find(name))} | {_EMBEDDING}
         settings = {key: value for key, value in values.items() if key in own and value is not None}
         rest = {key: value for key, value in values.items() if key not in groups}
         values = {**rest, "method": {"name": name, **settings}}

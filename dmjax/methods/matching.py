@@ -1,0 +1,359 @@
+"""Matching the features of real and synthetic images: what all methods of the family of distribution matching share.
+
+An iteration draws a network, embeds augmented real and synthetic images of every class in it, and moves the synthetic
+images against the gradient of a distance between the two clouds of features. The methods of the literature are
+compositions of a few choices, each of which is a setting of `MatchConfig`: which distance, where networks come from,
+which terms are added, and how many training images a stored image stands for.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dmjax import networks
+from dmjax.common.errors import UserError
+from dmjax.config import AugmentConfig, Config, Count, Fraction
+from dmjax.data import Dataset, augment, factor, normalize, sampling
+from dmjax.methods import distances, embedding, network_queue
+from dmjax.methods.base import CLASSES, DEVICES, ClassData, Condensed, Problem, map_classes, real_batch
+from dmjax.methods.cloud import Cloud, cross_entropy, observe
+from dmjax.methods.embedding import Bank, Drawn
+from dmjax.methods.images import LearnedImages
+from dmjax.methods.match_config import MatchConfig
+from dmjax.methods.network_queue import Queue, QueueConfig
+
+_HISTORY = 0.99  # of the running mean of a class's own embedding
+
+
+class History(NamedTuple):
+    """The running mean of the embedding of each class.
+
+    Attributes:
+      mean: float32 [C, F].
+      count: int32 [C], iterations that are in it.
+    """
+
+    mean: Any
+    count: Any
+
+
+class MatchState(NamedTuple):
+    """What an iteration changes.
+
+    Attributes:
+      images: float32 [C, M, H, W, D], the synthetic images; normalised, or in units of pixels / 255 (`pixels`).
+      optimizer: State of the optimizer, one per class: every leaf is [C, ...].
+      average: float32 [C, M, H, W, D], the running mean of the images; None without one.
+      history: None without one.
+      queue: None without one.
+    """
+
+    images: Any
+    optimizer: Any
+    average: Any = None
+    history: History | None = None
+    queue: Queue | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Matching(LearnedImages):
+    """Any combination of the choices that methods of this family make; by default distribution matching.
+
+    A method with a distance of its own inherits from it, or from `DM`, and replaces `distance`.
+    """
+
+    name: ClassVar[str] = "match"
+    state_axes: ClassVar[Any] = MatchState(0, 0, 0, 0, None)
+    statistics_axes: ClassVar[tuple[str, ...]] = (CLASSES, DEVICES)
+
+    factor: Count = 1
+    """Every stored image holds so many times so many training images, in blocks that are enlarged."""
+    pixels: bool = False
+    """Keep the images within [0, 1] and move them in these units; otherwise they are normalised and unbounded."""
+    batch_synthetic: Count | None = None
+    """Training images of a class that an iteration takes of the synthetic ones at most (by default all)."""
+    average: Fraction = 0.0
+    """Return a running mean of the images with this decay; 0: the images as they are after the last iteration."""
+    match: MatchConfig = dataclasses.field(default_factory=MatchConfig)
+    queue: QueueConfig = dataclasses.field(default_factory=QueueConfig)
+
+    def default_learning_rate(self, config: Config) -> float:
+        """1, the rate of Zhao & Bilen, for a ConvNet; other families have their own, by images per class."""
+        return networks.condensing_rate(config.network, config.ipc)
+
+    def default_calibration(self, config: Config) -> float:
+        """The weight of the cross entropy where none is given."""
+        return 0.0
+
+    def resolve(self, config: Config) -> Self:
+        """Fills in what is left open, and checks what contradicts itself."""
+        match, queue = self.match, self.queue
+        if match.calibration is None:
+            match = dataclasses.replace(match, calibration=self.default_calibration(config))
+        for name, needs in (("accuracy", "pool"), ("fresh", "pool, trained or interpolated")):
+            if getattr(match, name) not in (None, 0) and match.networks not in needs.replace(" or", ",").split(", "):
+                raise UserError(f"match.{name} chooses among trained networks; give --match.networks {needs}")
+        if match.accuracy is not None and not match.accuracy[0] < match.accuracy[1]:
+            low, high = match.accuracy
+            raise UserError(f"match.accuracy needs a lower and a higher fraction, not {low:g} {high:g}")
+        if match.calibration and match.networks == "random":
+            raise UserError("match.calibration needs trained networks; give --match.networks pool, for instance")
+        if match.expert == "later" and match.calibration and match.networks != "pool":
+            raise UserError("match.expert later chooses among the states of a pool; give --match.networks pool")
+        if self.pixels and config.data.zca:
+            raise UserError("whitened images have no bounds; give --pixels false, or leave out --data.zca")
+        if self.average == 1:
+            raise UserError("average must be below 1, not 1")
+        if match.layers is not None and len(set(match.layers)) < len(match.layers):
+            raise UserError("match.layers names an activation twice")
+        if queue.every is None:
+            queue = dataclasses.replace(queue, every=5 if config.ipc == 1 else 30)
+        return dataclasses.replace(super().resolve(config), match=match, queue=queue)
+
+    def uses_trained_networks(self) -> bool:
+        """Whether networks are those that were trained on the whole set."""
+        return self.match.networks in embedding.TRAINED
+
+    def separates_classes(self, config: Config) -> bool:
+        """Whether no class matters to another one, as it does by the statistics of batch norm and by trained networks.
+
+        A network of someone's own may have batch norm, so that it counts as one that does.
+        """
+        batch_norm = config.network.norm == "batch" or ":" in config.network.name
+        return not batch_norm and self.match.networks == "random"
+
+    def check(self, config: Config, dataset: Dataset, remedy: str = "lower it") -> None:
+        """Raises a `UserError` where images or networks do not allow what is asked for."""
+        height, width = dataset.image_shape[:2]
+        if height % self.factor or width % self.factor:
+            raise UserError(f"factor {self.factor} does not divide images of {height}x{width}; choose another one")
+        if self.init == "real":
+            each = config.ipc * self.factor**2
+            sampling.check_enough(dataset, each, f"{remedy}, or start from noise with --init noise")
+        network = networks.create(config.network, dataset.num_classes, dataset.image_shape)
+        self._layers(network, dataset.image_shape)
+        if self.match.local_covariance and not networks.has_last_map(network, dataset.image_shape):
+            raise UserError(
+                f"match.local_covariance needs a network with feature maps, which {config.network.name} has not"
+            )
+
+    def _layers(self, network: Any, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The activations, counted from 0, whose attention maps are compared."""
+        if self.match.distance != "attention":
+            if self.match.layers:
+                raise UserError("match.layers is for --match.distance attention")
+            return ()
+        there = networks.num_activations(network, image_shape)
+        layers = tuple(range(1, there)) if self.match.layers is None else self.match.layers
+        if not layers or max(layers) > there:
+            names = f"activations 1 to {there}" if there else "no activations to compare"
+            raise UserError(f"match.layers {' '.join(map(str, layers)) or '(none)'}: the network has {names}")
+        return tuple(layer - 1 for layer in layers)
+
+    def synthetic_images(self, config: Config) -> int:
+        """Training images of a class that an iteration embeds."""
+        return min(config.ipc * self.factor**2, self.batch_synthetic or config.ipc * self.factor**2)
+
+    def constants(self, problem: Problem) -> Bank | None:
+        """The trained networks; None where none are used."""
+        return embedding.bank(problem, self.match.networks, self.match.expert, self.match.accuracy)
+
+    def start(self, problem: Problem, seed: int) -> MatchState:
+        """Starts from random real images, packed where there is a factor, or from noise."""
+        key, config = jax.random.fold_in(jax.random.key(seed), 0), problem.config
+        if self.init == "noise" or problem.dataset is None:
+            noise = jax.random.normal(key, (problem.num_classes, config.ipc, *problem.image_shape))
+            images = jnp.clip(noise * problem.std + problem.mean, 0, 1) if self.pixels else noise
+        else:
+            self.check(config, problem.dataset)
+            real = sampling.random_images(problem.dataset, config.ipc * self.factor**2, key)
+            real = np.stack([factor.pack(of_class, self.factor) for of_class in real])
+            images = normalize(real, problem.mean, problem.std)
+            images = real.astype(np.float32) / 255 if self.pixels else images
+        state = self.state_of(images)
+        if self.match.history:
+            features = jax.eval_shape(
+                lambda: self._observe(problem, embedding.random(problem, key), images[0])
+            ).features
+            classes = problem.num_classes
+            state = state._replace(
+                history=History(jnp.zeros((classes, features.shape[-1])), jnp.zeros(classes, jnp.int32))
+            )
+        if self.match.networks == "queue":
+            state = state._replace(queue=network_queue.start(problem, self.queue, jax.random.fold_in(key, 1)))
+        return state
+
+    def state_of(self, images: Any) -> MatchState:
+        """The state before the first update of images [C, M, H, W, D], without history and queue."""
+        state = super().state_of(images)
+        return MatchState(state.images, state.optimizer, state.images if self.average else None)
+
+    def step(
+        self, problem: Problem, key: jax.Array, state: MatchState, data: ClassData, constants: Bank | None
+    ) -> tuple[MatchState, jax.Array]:
+        """One iteration in one network."""
+        network_key, key = jax.random.split(key)
+        along = state.queue
+        if along is not None:
+            along = network_queue.grow(problem, self.queue, jax.random.fold_in(network_key, 1), along)
+        drawn, weight = self._draw(problem, network_key, along, constants)
+
+        def update(state, key):
+            def loss_and_gradient(images, history, real, count, index):
+                class_key = jax.random.fold_in(key, index)
+                return self._loss_and_gradient(
+                    problem, class_key, drawn, weight, images, history, ClassData(real, count, index)
+                )
+
+            (losses, means), gradients = map_classes(
+                loss_and_gradient, problem.chunks.classes, state.images, state.history, *data
+            )
+            return self._move(state, gradients, means), losses
+
+        if self.match.updates == 1:
+            state, losses = update(state, key)
+        else:
+            state, losses = jax.lax.scan(update, state, jax.random.split(key, self.match.updates))
+            losses = losses.mean(axis=0)
+        if along is not None:
+            along = network_queue.train(problem, self.queue, jax.random.fold_in(network_key, 2), along, data)
+        return state._replace(queue=along), losses
+
+    def _draw(self, problem: Problem, key: jax.Array, along: Queue | None, bank: Bank | None) -> tuple[Drawn, Any]:
+        """The networks of an iteration, and the weight of the cross entropy in the expert."""
+        if along is not None:
+            variables = network_queue.draw(self.queue, key, along)
+            # The better the networks are, the more it counts, in per cent (the authors' code).
+            return Drawn(variables, variables), self.match.calibration * 100 * along.accuracy
+        if bank is None:
+            variables = embedding.random(problem, key)
+            return Drawn(variables, variables), 0.0
+        drawn = embedding.draw(bank, key, self.match.networks == "interpolated")
+        return embedding.with_fresh(
+            problem, drawn, jax.random.fold_in(key, 3), self.match.fresh
+        ), self.match.calibration
+
+    def _loss_and_gradient(self, problem, key, drawn, weight, images, history, of_class):
+        """The loss of one class with its mean feature, and the gradient by its images [M, H, W, D]."""
+        sample_key, augment_key = jax.random.split(key)
+        real, real_weights = real_batch(sample_key, of_class.images, of_class.count, self.batch_real)
+        there = jnp.float32(of_class.count > 0)
+        siamese = augment.sample(augment_key, self.augmentation(problem.config), images.shape[1:])
+        real = augment.apply(siamese, normalize(real, problem.mean, problem.std))
+        real = jax.lax.stop_gradient(self._observe(problem, drawn.variables, real, real_weights, problem.chunks.real))
+
+        def loss(images):
+            shown = augment.apply(siamese, self._shown(problem, jax.random.fold_in(key, 1), images))
+            weights = jnp.broadcast_to(there, shown.shape[:1])
+            synthetic = self._observe(problem, drawn.variables, shown, weights, problem.chunks.synthetic)
+            total = self.match.weight * self.distance(jax.random.fold_in(key, 2), real, synthetic)
+            mean = distances.average(synthetic.features, weights)
+            total += self._terms(real, synthetic, mean, history)
+            if self.match.calibration:
+                label, chunk = of_class.index, problem.chunks.synthetic
+                total += weight * cross_entropy(problem, drawn.expert, shown, weights, label, chunk)
+            return total, jax.lax.stop_gradient(mean)
+
+        (value, mean), gradient = jax.value_and_grad(loss, has_aux=True)(images)
+        return (value, mean if history is not None else None), gradient
+
+    def augmentation(self, config: Config) -> AugmentConfig:
+        """What is drawn once for a class and applied to its real and synthetic images."""
+        given = config.augment
+        strategy = given.strategy if self.match.strategy is None else self.match.strategy
+        composite = given.composite if self.match.composite is None else self.match.composite
+        return dataclasses.replace(given, strategy=strategy, composite=composite)
+
+    def _shown(self, problem: Problem, key: jax.Array, images: jax.Array) -> jax.Array:
+        """The normalised training images [n, H, W, D] that stored images of a class stand for, or a part of them."""
+        if self.factor > 1 or self.pixels:
+            units = images if self.pixels else images * problem.std + problem.mean
+            images = (factor.unpack(units, self.factor) - problem.mean) / problem.std
+        most = self.batch_synthetic
+        if most is not None and most < len(images):
+            images = images[jax.random.permutation(key, len(images))[:most]]
+        return images
+
+    def _observe(self, problem: Problem, variables: Any, images: Any, weights: Any, chunk: int | None) -> Cloud:
+        """The features of images with weights, and what else the distance and the terms take."""
+        layers = self._layers(problem.network, problem.image_shape)
+        return observe(problem, variables, images, weights, chunk, layers, bool(self.match.local_covariance))
+
+    def distance(self, key: jax.Array, real: Cloud, synthetic: Cloud) -> jax.Array:
+        """The distance between the real and the synthetic images of one class, as `MatchConfig.distance` names it.
+
+        Args:
+          key: PRNG key of this class and iteration, for distances that draw something.
+          real: Of B augmented real images; no gradient flows through it.
+          synthetic: Of the augmented synthetic images.
+
+        Returns:
+          Scalar; it should be 0 for a class that is all padding, whose weights are all 0.
+        """
+        match, clouds = self.match, (real.features, real.weights, synthetic.features, synthetic.weights)
+        if match.distance == "kernel":
+            return distances.kernel(*clouds, match.bandwidths)
+        if match.distance == "ncf":
+            frequencies = jax.random.normal(key, (match.frequencies, real.features.shape[-1]))
+            return distances.characteristic(*clouds, frequencies)
+        total = distances.mean(*clouds)
+        if match.distance == "covariance":
+            total += match.covariance / real.features.shape[-1] * distances.covariance(*clouds)
+        if match.distance == "attention":
+            for r, s in zip(real.activations, synthetic.activations, strict=True):
+                total += match.attention * distances.attention(r, real.weights, s, synthetic.weights, match.exponent)
+        return total
+
+    def _terms(self, real: Cloud, synthetic: Cloud, mean: jax.Array, history: History | None) -> jax.Array:
+        """What is added to the distance, but for the cross entropy."""
+        match, total = self.match, jnp.float32(0)
+        if match.local_covariance:
+            maps = real.last_map, real.weights, synthetic.last_map, synthetic.weights
+            total += match.local_covariance * distances.local_covariance(*maps)
+        if match.centralization:
+            total += match.centralization * distances.centralization(synthetic.features, synthetic.weights)
+        if history is not None:
+            settled = jnp.float32(history.count > match.history_after)
+            total += settled * match.history * jnp.mean((mean - history.mean) ** 2)
+        return total
+
+    def _move(self, state: MatchState, gradients: jax.Array, means: jax.Array) -> MatchState:
+        """The state after the images of every class have moved against gradients [C, M, H, W, D]."""
+        moved = self.update(state, gradients)  # type: ignore[arg-type]
+        images = jnp.clip(moved.images, 0, 1) if self.pixels else moved.images
+        average, history = state.average, state.history
+        if average is not None:
+            average = self.average * average + (1 - self.average) * images
+        if history is not None:
+            first = history.count[:, None] == 0
+            history = History(
+                jnp.where(first, means, _HISTORY * history.mean + (1 - _HISTORY) * means), history.count + 1
+            )
+        return MatchState(images, moved.optimizer, average, history, state.queue)
+
+    def finish(self, problem: Problem, state: MatchState) -> Condensed:
+        """The images in units of pixels / 255, as they are: neither clipped nor rounded, unless `pixels` is set."""
+        images = state.images if state.average is None else state.average
+        images = images if self.pixels else images * problem.std + problem.mean
+        return Condensed(images, factor=self.factor)
+
+    def forward_passes(self, config: Config, num_classes: int, real: int) -> float:
+        """Real images only go forward; a gradient costs as much as two more passes, and training along likewise."""
+        embedded = self.synthetic_images(config)
+        again = embedded if self.match.calibration and self.match.networks != "queue" else 0
+        trained = self.queue.trained * self.queue.steps * self.queue.batch_size if self.match.networks == "queue" else 0
+        return self.match.updates * num_classes * (real + 3 * (embedded + again)) + 3 * trained
+
+
+def _no_history(problem: Problem) -> History:
+    """The history before the first iteration."""
+
+    def features():
+        variables = embedding.random(problem, jax.random.key(0))
+        return networks.embed(problem.network, variables, jnp.zeros((1, *problem.image_shape)), jnp.ones(1))
+
+    classes, size = problem.num_classes, jax.eval_shape(features).shape[-1]
+    return History(jnp.zeros((classes, size)), jnp.zeros(classes, jnp.int32))
