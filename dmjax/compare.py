@@ -2,31 +2,37 @@
 
     python -m dmjax.compare --config experiments/mnist.py --methods random herding dm whole --ipc 1 10 --runs 5
 
+    python -m dmjax.compare --config experiments/mnist.py --methods random dm --protocols dm idc --robustness true
+
 What is missing is run, what is there is kept: the same command goes on where it was interrupted, and tries again what
-failed. A row is the mean and standard deviation over runs x networks. --config FILE names the experiment.
+failed. A row is the mean and standard deviation over runs x networks. --config FILE names the experiment. Rows of one
+table can be compared: they have the same protocol and the same kind of labels. Random real images stand beside sets of
+every factor, packed as these are.
 """
 
 import dataclasses
 import functools
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
 
 from dmjax import methods, networks
-from dmjax.common import files, plots
+from dmjax.common import files
 from dmjax.common.errors import UserError, near_misses
 from dmjax.common.progress import progress_bar
-from dmjax.config import ALL_GROUPS, AugmentConfig, Config, Count, Range
+from dmjax.config import ALL_GROUPS, AugmentConfig, Config, Count, EvaluationConfig, ProtocolName, Range
+from dmjax.data import sampling
 from dmjax.data.synthetic_set import SyntheticSet
-from dmjax.evaluation.judge import Accuracy, judge_whole
+from dmjax.evaluation import protocols
+from dmjax.evaluation.judge import Accuracy, judge_random_real, judge_whole
 from dmjax.evaluation.scores import scores
 from dmjax.methods import Method
-from dmjax.run import study
+from dmjax.run import comparison, study
 from dmjax.run.own_evaluation import judge_own
 from dmjax.run.study import Study
 from dmjax.settings import cli, experiment, fields
@@ -52,8 +58,48 @@ class CompareConfig(Config):
     """Iterations by method or by method and size, as in dm 500 dsa-ipc10 20, where --iterations does not suit all."""
     learning_rates_of: tuple[tuple[str, float], ...] = ()
     """Learning rates of the synthetic images likewise, where --optimizer.learning-rate does not suit all."""
+    protocols: tuple[ProtocolName, ...] = ()
+    """Ways of evaluating every set (by default the one of --evaluation). What else --evaluation has is for all."""
+    robustness: bool = False
+    """Also evaluate every set without augmentation, for the augmentation-robust score (ARS)."""
     json: Path | None = None
     """Write the rows to this file as well."""
+
+
+class Result(NamedTuple):
+    """One set, or the whole training set, judged by one protocol, as JSON values.
+
+    Attributes:
+      accuracy: As `Accuracy.to_dict` gives it.
+      plain: The same without augmentation; None where it was not asked for.
+      own: The accuracy by the method's own evaluation; None where it has none.
+      seconds: That the set took to make; for the whole set, to train and test one network.
+      factor: Of the set.
+      labels: What networks learned from, for a heading.
+    """
+
+    accuracy: dict[str, Any]
+    plain: dict[str, Any] | None
+    own: dict[str, Any] | None
+    seconds: float
+    factor: int
+    labels: str
+
+
+class Cell(NamedTuple):
+    """What a row of the table is about.
+
+    Attributes:
+      protocol: Of the evaluation.
+      method: Its name.
+      size: Images per class; None for the whole training set.
+      packed: Factor of the random real images that stand beside sets of this factor; None for sets of the method.
+    """
+
+    protocol: str
+    method: str
+    size: int | None
+    packed: int | None = None
 
 
 class Comparison:
@@ -62,6 +108,20 @@ class Comparison:
     def __init__(self, opened: Study[CompareConfig], named: dict[str, Method]):
         self.study, self.varied, self.methods = opened, opened.varied, named
         self.sizes = sorted(set(self.varied.sizes))
+        self.usual = opened.config.evaluation.protocol or protocols.DEFAULT
+        self.protocols = tuple(dict.fromkeys(self.varied.protocols or [self.usual]))
+        self.lower = next((name for name, method in named.items() if method.bound == "lower"), None)
+
+    def judged_by(self, protocol: str, run: int = 0, plain: bool = False) -> Config:
+        """The resolved configuration by which all sets of a run are judged, or that without augmentation."""
+        base, evaluation = self.study.config, self.study.config.evaluation
+        if protocol != self.usual:
+            evaluation = dataclasses.replace(self.study.given.evaluation, protocol=protocol)
+        config = experiment.resolve(dataclasses.replace(base, evaluation=evaluation, seed=base.seed + run))
+        if not plain:
+            return config
+        off = dataclasses.replace(config.evaluation, strategy="none", cutmix=0.0, mixup=0.0, resized_crop=0.0)
+        return dataclasses.replace(config, evaluation=off)
 
     def config(self, name: str, ipc: int, run: int = 0) -> Config:
         """The configuration of one run of a method."""
@@ -77,6 +137,8 @@ class Comparison:
     def check(self) -> None:
         """Raises a `UserError` for what cannot work, before anything is computed."""
         varied = self.varied
+        for protocol in self.protocols:
+            self.judged_by(protocol)
         if not self.methods or not self.sizes or self.sizes[0] < 1:
             raise UserError("methods and ipc must name at least one each, and ipc be at least 1")
         for flag, field in (("iterations_of", "iterations"), ("learning_rates_of", "optimizer.learning_rate")):
@@ -94,29 +156,95 @@ class Comparison:
                 config = experiment.resolve(self.config(name, size))
                 method.check(config, self.study.dataset, f"lower the largest of --ipc, or leave out {name}")
                 self.study.check(config)
+                if self.lower is not None:
+                    packed = size * getattr(config.method, "factor", 1) ** 2
+                    remedy = f"lower the largest of --ipc or the factor of {name}, or leave out {self.lower}"
+                    sampling.check_enough(self.study.dataset, packed, remedy)
                 for run in range(varied.runs):
                     self.study.check_run(_cell(name, size, run), self.config(name, size, run))
 
-    def measure(self, name: str, ipc: int | None) -> Iterator[dict[str, Any] | None]:
-        """The accuracies of all runs at one size, each with the seconds that its set took to make."""
-        runs, base = range(self.varied.runs), self.study.config
+    def measure(self, name: str, ipc: int | None) -> Iterator[dict[Cell, Result]]:
+        """Every run of a method at one size by every protocol, as far as it succeeds."""
+        runs = range(self.varied.runs)
         if ipc is None:
             for run in runs:
-                config = experiment.resolve(dataclasses.replace(base, seed=base.seed + run))
-                measure = functools.partial(judge_whole, config, self.study.dataset)
-                result = self.study.accuracy(f"{name}/run_{run}", measure)
-                yield result and {**result, "making": result["training_seconds"] / len(result["values"])}
+                yield self._judged(name, None, lambda protocol, run=run: self._whole(name, protocol, run))
             return
         sets = self.study.condense_together({_cell(name, ipc, run): self.config(name, ipc, run) for run in runs})
         for run, (cell, synthetic) in enumerate(sets.items()):
-            if synthetic is None:
-                yield None
+            made = synthetic and self.study.cell(f"{cell}/condense", dict)
+            if synthetic is None or made is None:
+                yield {}
                 continue
-            config = dataclasses.replace(base, seed=base.seed + run)
-            result = self.study.set_accuracy(f"{cell}/accuracy", synthetic, config)
-            made = self.study.cell(f"{cell}/condense", dict)
+            one = functools.partial(self._set, cell, synthetic, made["condense_seconds"], run)
+            judged = self._judged(name, ipc, one)
             own = self._own_accuracy(name, ipc, run, synthetic)
-            yield result and made and {**result, "making": made["condense_seconds"], "own": own}
+            first = next(iter(judged), None)  # that evaluation is the same whatever the protocol
+            yield {key: result._replace(own=own) if key == first else result for key, result in judged.items()}
+
+    def measure_packed(self, ipc: int, factor: int) -> Iterator[dict[Cell, Result]]:
+        """Random real images that are packed as sets of a factor are, drawn anew for every network."""
+        assert self.lower is not None
+        for run in range(self.varied.runs):
+            cell = _cell(f"{self.lower}_factor_{factor}", ipc, run)
+            one = functools.partial(self._packed, cell, ipc, factor, run)
+            yield self._judged(self.lower, ipc, one, factor)
+
+    def _judged(
+        self, name: str, ipc: int | None, judge: Callable[[str], Result | None], packed: int | None = None
+    ) -> dict[Cell, Result]:
+        """What `judge` gives for each protocol, where it succeeds."""
+        results = {Cell(protocol, name, ipc, packed): judge(protocol) for protocol in self.protocols}
+        return {cell: result for cell, result in results.items() if result is not None}
+
+    def _whole(self, name: str, protocol: str, run: int) -> Result | None:
+        measure = functools.partial(judge_whole, self.judged_by(protocol, run), self.study.dataset)
+        file = f"{name}/run_{run}" + ("" if protocol == self.usual else f"_{protocol}")
+        result = self.study.accuracy(file, measure)
+        if result is None:
+            return None
+        return Result(
+            result, None, None, result["training_seconds"] / len(result["values"]), 1, comparison.LABELS["hard"]
+        )
+
+    def _set(self, cell: str, synthetic: SyntheticSet, seconds: float, run: int, protocol: str) -> Result | None:
+        measure = lambda config, file: self.study.set_accuracy(f"{cell}/{file}", synthetic, config)  # noqa: E731
+        soft = synthetic.labels.ndim == 2
+        return self._with_plain(measure, protocol, run, seconds, synthetic.factor, soft)
+
+    def _packed(self, cell: str, ipc: int, factor: int, run: int, protocol: str) -> Result | None:
+        def measure(config: Config, file: str) -> dict[str, Any] | None:
+            judge = functools.partial(judge_random_real, config, self.study.dataset, ipc, factor=factor)
+            return self.study.accuracy(f"{cell}/{file}", judge)
+
+        return self._with_plain(measure, protocol, run, 0.0, factor, soft=False)
+
+    def _with_plain(
+        self,
+        measure: Callable[[Config, str], dict[str, Any] | None],
+        protocol: str,
+        run: int,
+        seconds: float,
+        factor: int,
+        soft: bool,
+    ) -> Result | None:
+        """What `measure(config, file)` gives with augmentation, and without it where that is asked for."""
+        config, file = self.judged_by(protocol, run), "accuracy" if protocol == self.usual else f"accuracy_{protocol}"
+        accuracy = measure(config, file)
+        plain = measure(self.judged_by(protocol, run, plain=True), f"{file}_plain") if self.varied.robustness else None
+        if accuracy is None or (plain is None and self.varied.robustness):
+            return None
+        labels = config.evaluation.labels
+        assert labels is not None, "the configuration is not resolved"
+        return Result(
+            accuracy, plain, None, seconds, factor, comparison.LABELS["soft" if soft and labels == "stored" else labels]
+        )
+
+    def packed(self, found: Mapping[Cell, Sequence[Result]]) -> list[tuple[int, int]]:
+        """The sizes and factors of sets beside which no random real images stand yet, where these are compared."""
+        there = {(cell.size, r.factor): cell.method for cell, results in found.items() for r in results if cell.size}
+        beside = {(c.size, r.factor) for c, results in found.items() for r in results if c.method == self.lower}
+        return [] if self.lower is None else sorted(key for key in there if key not in beside)
 
     def _own_accuracy(self, name: str, ipc: int, run: int, synthetic: SyntheticSet) -> dict[str, Any] | None:
         """The accuracy of a set by its method's own evaluation; None where it has none, or where that fails."""
@@ -126,14 +254,20 @@ class Comparison:
         measure = functools.partial(judge_own, config, self.study.dataset, synthetic)
         return self.study.accuracy(f"{_cell(name, ipc, run)}/own", measure, synthetic.digest())
 
-    def settings(self, name: str, ipc: int | None, runs: int) -> list[str]:
+    def settings(self, name: str, ipc: int | None, runs: int, protocol: str | None = None) -> list[str]:
         """How the settings of a row differ from the papers', as `name value`."""
         base, method = self.study.config, self.methods[name]
         own = experiment.resolve(base if ipc is None else self.config(name, ipc))
+        own = dataclasses.replace(own, evaluation=self.judged_by(protocol or self.usual).evaluation)
         without_flip = self.study.dataset.name in _DIGITS
         strategy = ALL_GROUPS.replace("flip_", "") if without_flip else ALL_GROUPS
         papers = Config(method=type(own.method)(), ipc=own.ipc, data=own.data, augment=AugmentConfig(strategy=strategy))
+        named = EvaluationConfig(protocol=own.evaluation.protocol)
+        named = experiment.resolve(dataclasses.replace(papers, evaluation=named)).evaluation
         papers = experiment.resolve(papers)
+        # Beyond the name of a protocol that is not the papers', what differs from it; nothing where the two are one.
+        plain = dataclasses.replace(named, protocol=None)
+        papers = dataclasses.replace(papers, evaluation=named if plain == papers.evaluation else plain)
         if self._network(own) == self._network(papers):  # however it is written
             papers = dataclasses.replace(papers, network=own.network)
         matters = {"network", "augment", "evaluation", *(["pretrained"] if method.uses_trained_networks() else [])}
@@ -154,33 +288,46 @@ class Comparison:
         dataset = self.study.dataset
         return networks.create(config.network, dataset.num_classes, dataset.image_shape)
 
-    def rows(self, found: Mapping[tuple[str, int | None], Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    def rows(self, found: Mapping[Cell, Sequence[Result]]) -> list[dict[str, Any]]:
         """The rows of the table, as JSON values, from the results of all runs that have succeeded.
 
         `seconds` is the mean over runs of the time to make a set, training a network for it included, compilation and
-        evaluation left out; for the whole set, that of training and testing one network.
+        evaluation left out; for the whole set, that of training and testing one network. Scores compare with random
+        images of the same protocol and factor.
         """
-        rows = [self._row(name, size, results) for (name, size), results in found.items() if results]
+        rows = [self._row(cell, results) for cell, results in found.items() if results]
         bounds = {name: method.bound for name, method in self.methods.items() if method.bound}
-        means = {(bounds.get(row["method"]), row["ipc"]): row["mean"] for row in rows}
+        found_of = {(bounds.get(row["method"]), row["protocol"], row["ipc"], row["factor"]): row for row in rows}
         for row in rows:
-            ipc = row["ipc"]
-            fair = scores(row["mean"], means.get(("lower", ipc)), means.get(("upper", None)))._asdict()
+            protocol, ipc, factor = row["protocol"], row["ipc"], row["factor"]
+            random = found_of.get(("lower", protocol, ipc, factor), {})
+            whole = found_of.get(("upper", protocol, None, 1), {})
+            plain = row.get("plain", {}).get("mean"), random.get("plain", {}).get("mean")
+            fair = scores(row["mean"], random.get("mean"), whole.get("mean"), plain=plain)._asdict()
             row |= {name: score for name, score in fair.items() if score is not None and ipc is not None}
-            row["settings"] = self.settings(row["method"], ipc, row["runs"])
+            row["settings"] = self.settings(row["method"], ipc, row["runs"], protocol)
         return rows
 
-    def _row(self, name: str, ipc: int | None, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        own = [result["own"] for result in results if result.get("own")]
+    def _row(self, cell: Cell, results: Sequence[Result]) -> dict[str, Any]:
+        method, dataset = self.methods[cell.method], self.study.dataset
+        own = [result.own for result in results if result.own is not None]
+        plain = [result.plain for result in results if result.plain is not None]
+        height, width, _ = dataset.image_shape
+        per_class = float(np.mean(dataset.counts)) if cell.size is None else cell.size
         return {
-            "method": name,
-            "ipc": ipc,
-            **_pooled(results),
-            **({"own_evaluation": {"name": self.methods[name].own_evaluation, **_pooled(own)}} if own else {}),
+            "method": cell.method,
+            "ipc": cell.size,
+            "protocol": cell.protocol,
+            "labels": results[0].labels,
+            "factor": results[0].factor,
+            "pixels": round(per_class * height * width),
+            **_pooled([result.accuracy for result in results]),
+            **({"plain": _pooled(plain)} if plain else {}),
+            **({"own_evaluation": {"name": method.own_evaluation, **_pooled(own)}} if own else {}),
             "runs": len(results),
-            "seconds": float(np.mean([result["making"] for result in results])),
-            "published": _published(self.methods[name], self.study.dataset.name, ipc),
-            "published_note": self.methods[name].published_note,
+            "seconds": float(np.mean([result.seconds for result in results])),
+            "published": None if cell.packed else _published(method, dataset.name, cell.size),
+            "published_note": method.published_note,
         }
 
 
@@ -198,24 +345,32 @@ def _main(arguments: list[str]) -> None:
             files.check_writable(varied.json)
         compare.check()
         cells = [(name, size) for name, m in named.items() for size in (compare.sizes if m.makes_set else [None])]
-        found: dict[tuple[str, int | None], list[dict[str, Any]]] = {cell: [] for cell in cells}
+        found: dict[Cell, list[Result]] = {}
         with progress_bar(None, "comparing", varied.progress, len(cells) * varied.runs) as bar:
             for name, size in cells:
                 bar.set_postfix_str(f"{name} {size or ''}".strip())
-                for result in compare.measure(name, size):
-                    found[name, size] += [result] if result is not None else []
+                for results in compare.measure(name, size):
+                    _add(found, results)
                     bar.update()
+            for size, factor in compare.packed(found):
+                bar.set_postfix_str(f"{compare.lower} {size}, factor {factor}")
+                for results in compare.measure_packed(size, factor):
+                    _add(found, results)
         rows = compare.rows(found)
         if varied.json is not None:
             files.write_json(varied.json, {"rows": rows})
-        _plot(opened.folder / "comparison.png", rows, opened.dataset.name)
-        opened.finish({"rows": rows}, _table(rows))
+        comparison.plot(opened.folder / "comparison.png", rows, opened.dataset.name)
+        opened.finish({"rows": rows}, comparison.table(rows))
+
+
+def _add(found: dict[Cell, list[Result]], results: Mapping[Cell, Result]) -> None:
+    for cell, result in results.items():
+        found.setdefault(cell, []).append(result)
 
 
 def _pooled(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean, standard deviation and all values of the accuracies of several runs."""
-    values, top5 = ([v for result in results for v in result.get(name, ())] for name in ("values", "top5"))
-    accuracy = Accuracy.of(values, top5=top5).to_dict()
+    accuracy = Accuracy.pooled(results).to_dict()
     return {name: value for name, value in accuracy.items() if name != "training_seconds"}
 
 
@@ -236,74 +391,15 @@ def _published(method: Method, dataset: str, ipc: int | None) -> float | None:
     return figures[_PAPERS_SIZES.index(ipc or 1)]
 
 
-_NO_MATTER = ("evaluation.every", "evaluation.random_real", "evaluation.whole_dataset", "pretrained.path")
+_NO_MATTER = (
+    *(f"evaluation.{name}" for name in ("every", "best", "random_real", "whole_dataset")),
+    "pretrained.path",
+)
 """Fields that do not change an accuracy."""
 
 
 def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _table(report: list[dict[str, Any]]) -> str:
-    """Markdown; a star marks published figures whose settings were others than ours."""
-    further = {
-        "own evaluation (%)": lambda row: study.percent(row["own_evaluation"]) if "own_evaluation" in row else "-",
-        "top-5 (%)": lambda row: f"{100 * np.mean(row['top5']):.1f}" if "top5" in row else "-",
-    }
-    further = {name: shown for name, shown in further.items() if any(shown(row) != "-" for row in report)}
-    header = ["method", "images per class", "accuracy (%)", *further, "published", "seconds", "IOR", "HLR", "LRS"]
-    rows = []
-    for row in report:
-        star = "\\*" if row["settings"] else ""
-        figure = "-" if row["published"] is None else f"{row['published']:.1f}{star}"
-        fair = [row.get(name) for name in ("improvement_over_random", "hard_label_recovery", "label_robust")]
-        shown = ["-" if score is None else f"{100 * score:.1f}" for score in fair]
-        cells = [column(row) for column in further.values()]
-        rows.append([row["method"], _size(row), study.percent(row), *cells, figure, f"{row['seconds']:.1f}", *shown])
-    return "\n\n".join([study.markdown(header, rows), *_notes(report)])
-
-
-def _notes(report: list[dict[str, Any]]) -> list[str]:
-    """How the settings differ from the papers': what all sets have in common, then what some rows have besides."""
-    if not any(row["published"] for row in report):
-        return []  # nothing stands beside ours that could be mistaken
-    sets = [row for row in report if row["ipc"] is not None] or report
-    common = [s for s in sets[0]["settings"] if all(s in row["settings"] for row in sets)]
-    notes = [f"\\* not the papers' settings: {', '.join(common)}"] if common else []
-    notes += dict.fromkeys(
-        f"\\* published for {row['method']}: {row['published_note']}"
-        for row in report
-        if row["published"] and row["published_note"]
-    )
-    rest: dict[str, list[str]] = {}
-    for row in report:
-        own = ", ".join(s for s in row["settings"] if s not in common)
-        if own:
-            rest.setdefault(own, []).append(f"{row['method']} {_size(row)}")
-    return notes + [f"\\* {', '.join(of)}: {own}" for own, of in rest.items()]
-
-
-def _size(row: dict[str, Any]) -> str:
-    return "all" if row["ipc"] is None else str(row["ipc"])
-
-
-def _plot(path: Path, rows: Sequence[dict[str, Any]], dataset: str) -> None:
-    """Accuracy against images per class, and against the seconds that a set took (Figure 4)."""
-    by_size: dict[str, list[tuple[float, float, float, str]]] = {}
-    by_seconds: dict[str, list[tuple[float, float, float, str]]] = {}
-    sets = sorted((row for row in rows if row["ipc"] is not None), key=lambda row: row["ipc"])
-    for row in sets:
-        name, mean, std = row["method"], 100 * row["mean"], 100 * row["std"]
-        by_size.setdefault(name, []).append((row["ipc"], mean, std, ""))
-        by_seconds.setdefault(name, []).append((row["seconds"], mean, std, str(row["ipc"])))
-    path.unlink(missing_ok=True)  # a picture of other rows
-    if sets:
-        for whole in (row for row in rows if row["ipc"] is None):
-            line = [(row["ipc"], 100 * whole["mean"], 100 * whole["std"], "") for row in sets]
-            by_size[whole["method"]] = sorted(set(line))
-        seconds = "seconds to make a set (at each point: images per class)"
-        panels = [("images per class", by_size), (seconds, by_seconds)]
-        plots.curves(path, [("test accuracy (%)", x, lines) for x, lines in panels], dataset)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dmjax import DM, compare, condense, methods
 from dmjax.common.errors import UserError
 from dmjax.evaluation.scores import scores
 from dmjax.methods import coreset
-from dmjax.run import study
+from dmjax.run import comparison, study
 from dmjax.run.workdir import Workdir
 from dmjax.settings import experiment, fields
 
@@ -41,7 +41,7 @@ def run(*arguments):
 def test_figures_that_were_measured_with_other_networks_say_so():
     about = {"settings": [], "published": 79.5, "ipc": 10, "mean": 0.7, "std": 0.1, "seconds": 1.0}
     dd = {**about, "method": "dd", "published_note": "LeNet", "own_evaluation": {"mean": 0.8, "std": 0.05}}
-    table = compare._table([dd, {**about, "method": "dm", "published_note": None}])
+    table = comparison.table([dd, {**about, "method": "dm", "published_note": None}])
     assert "| dd | 10 | 70.0 +- 10.0 | 80.0 +- 5.0 | 79.5 |" in table
     assert "| dm | 10 | 70.0 +- 10.0 | - | 79.5 |" in table
     assert "published for dd: LeNet" in table
@@ -54,7 +54,17 @@ def test_scores_by_hand():
     assert found.improvement_over_random == pytest.approx(0.2)
     assert found.label_robust == pytest.approx((math.exp(-0.1) - math.exp(-1)) / (math.e - math.exp(-1)))
     assert scores(1.0, 0.0, 0.0).label_robust == pytest.approx(1)
-    assert scores(0.5, 0.25, None) == (None, 0.25, None)  # what was not measured is not said
+    assert scores(0.5, 0.25, None) == (None, 0.25, None, None)  # what was not measured is not said
+
+
+def test_the_augmentation_robust_score_by_hand():
+    """DD-Ranking: beta is half the improvement with augmentation and half that without."""
+    found = scores(condensed=0.5, random=0.3, whole=None, plain=(0.4, 0.35))
+    beta = 0.5 * 0.2 + 0.5 * 0.05
+    assert found.augmentation_robust == pytest.approx((math.exp(beta) - math.exp(-1)) / (math.e - math.exp(-1)))
+    assert found.label_robust is None
+    assert scores(0.5, 0.3, 0.9, plain=(0.4, None)).augmentation_robust is None
+    assert scores(1.0, 0.0, None, plain=(1.0, 0.0)).augmentation_robust == pytest.approx(1)
 
 
 def test_published_figures():
@@ -67,8 +77,8 @@ def test_published_figures():
 def test_published_figures_are_marked_where_the_settings_are_others():
     row = {"method": "dm", "ipc": 10, "mean": 0.5, "std": 0.1, "seconds": 1.0, "published": 48.9, "settings": []}
     row["published_note"] = None
-    assert "| dm | 10 | 50.0 +- 10.0 | 48.9 | 1.0 | - | - | - |" in compare._table([row])
-    table = compare._table(
+    assert "| dm | 10 | 50.0 +- 10.0 | 48.9 | 1.0 | - | - | - |" in comparison.table([row])
+    table = comparison.table(
         [{**row, "settings": ["epochs 2", "lr 1"]}, {**row, "method": "dsa", "settings": ["epochs 2"]}]
     )
     assert "| 48.9\\* |" in table
@@ -90,7 +100,10 @@ def test_every_method_in_one_table_and_a_second_start(tmp_path, capsys):
         picture.load()
     out = capsys.readouterr().out
     assert "| whole | all | " in out
-    assert "| method | images per class | accuracy (%) | own evaluation (%) | published | " in out
+    assert (
+        "| method | images per class | protocol | stored pixels (factor) | accuracy (%) | own evaluation (%) |" in out
+    )
+    assert "Protocol dm, soft labels stored with the images:" in out
     settings = {row["method"]: row["settings"] for row in rows}
     evaluation = ["evaluation.networks 2", "evaluation.epochs 2"]
     assert settings["random"] == ["network.width 4", "network.depth 1", *evaluation, "runs 1"]
@@ -192,9 +205,9 @@ def test_each_method_has_its_own_defaults(tmp_path):
     named, rest = experiment.parse_methods(["random", "dm", "dc", "dsa"], flags)
     with study.opened(compare.CompareConfig, rest, "python -m dmjax.compare", "") as opened:
         assert opened.varied.runs == 5
-        comparison = compare.Comparison(opened, named)
-        runs = {name: experiment.resolve(comparison.config(name, 10, 3)) for name in ("dm", "dc", "dsa")}
-        small = comparison.config("dm", 1)
+        compared = compare.Comparison(opened, named)
+        runs = {name: experiment.resolve(compared.config(name, 10, 3)) for name in ("dm", "dc", "dsa")}
+        small = compared.config("dm", 1)
     assert {c.seed for c in runs.values()} == {3}
     assert [c.method.batch_real for c in runs.values()] == [32, 32, 32]  # a flag is for all that have it
     assert runs["dsa"].method.gradient.outer == 4

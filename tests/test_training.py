@@ -22,15 +22,8 @@ def examples_of(rng, n=10, classes=3):
     return training.Examples(images, labels, np.array([0.5], np.float32), np.array([0.25], np.float32))
 
 
-@pytest.mark.parametrize("epochs", [6, 7])
-def test_full_batch_training_matches_torch_sgd(torch, rng, epochs):
-    """Weight decay on everything, momentum, the drop after the middle epoch, momentum cleared there."""
-    config = EvaluationConfig(learning_rate=0.1, batch_size=256)
-    examples = examples_of(rng)
-    network = networks.create(NetworkConfig(width=4, depth=1), 3, (8, 8, 1))
-    key = jax.random.key(3)
-    actual = training.train(network, training.make_recipe(config, NONE), key, examples, epochs)["params"]
-
+def torch_model(torch, network, key, examples):
+    """Parameters of a ConvNet of depth 1 in PyTorch, as they are initialised here, and its loss on all images."""
     start = networks.init(network, jax.random.fold_in(key, 0), (8, 8, 1))["params"]
     params = {
         jax.tree_util.keystr(k): torch.tensor(np.asarray(v), requires_grad=True)
@@ -39,7 +32,7 @@ def test_full_batch_training_matches_torch_sgd(torch, rng, epochs):
     x = torch.tensor((examples.images - 0.5) / 0.25).permute(0, 3, 1, 2)
     y = torch.tensor(examples.labels).long()
 
-    def forward():
+    def loss():
         h = torch.nn.functional.conv2d(
             x, params["['conv0']['conv']['kernel']"].permute(3, 2, 0, 1), params["['conv0']['conv']['bias']"], padding=3
         )
@@ -47,7 +40,31 @@ def test_full_batch_training_matches_torch_sgd(torch, rng, epochs):
             h, 4, params["['norm0']['norm']['scale']"], params["['norm0']['norm']['bias']"]
         )
         h = torch.nn.functional.avg_pool2d(h.relu(), 2).permute(0, 2, 3, 1).flatten(1)
-        return h @ params["['classifier']['dense']['kernel']"] + params["['classifier']['dense']['bias']"]
+        logits = h @ params["['classifier']['dense']['kernel']"] + params["['classifier']['dense']['bias']"]
+        return torch.nn.functional.cross_entropy(logits, y)
+
+    return params, loss
+
+
+BIAS = "['conv0']['conv']['bias']"  # before an instance norm: its gradient is rounding, which AdamW makes large
+
+
+def assert_same(actual, params, rtol=1e-4, but=()):
+    for path, value in jax.tree_util.tree_leaves_with_path(actual):
+        if jax.tree_util.keystr(path) in but:
+            continue
+        np.testing.assert_allclose(value, params[jax.tree_util.keystr(path)].detach(), rtol=rtol, atol=1e-5)
+
+
+@pytest.mark.parametrize("epochs", [6, 7])
+def test_full_batch_training_matches_torch_sgd(torch, rng, epochs):
+    """Weight decay on everything, momentum, the drop after the middle epoch, momentum cleared there."""
+    config = EvaluationConfig(learning_rate=0.1, batch_size=256)
+    examples = examples_of(rng)
+    network = networks.create(NetworkConfig(width=4, depth=1), 3, (8, 8, 1))
+    key = jax.random.key(3)
+    actual = training.train(network, training.make_recipe(config, NONE), key, examples, epochs)["params"]
+    params, loss = torch_model(torch, network, key, examples)
 
     def sgd(rate):
         return torch.optim.SGD(params.values(), lr=rate, momentum=0.9, weight_decay=5e-4)
@@ -55,12 +72,58 @@ def test_full_batch_training_matches_torch_sgd(torch, rng, epochs):
     optimizer = sgd(0.1)
     for epoch in range(epochs):
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(forward(), y).backward()
+        loss().backward()
         optimizer.step()
         if epoch == epochs // 2:
             optimizer = sgd(0.01)
-    for path, value in jax.tree_util.tree_leaves_with_path(actual):
-        np.testing.assert_allclose(value, params[jax.tree_util.keystr(path)].detach(), rtol=1e-4, atol=1e-5)
+    assert_same(actual, params)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    ("epochs", "schedule", "factor"), [(10, (0.2, 0.4, 0.6, 0.8), 0.5), (7, (2 / 3, 5 / 6), 0.2), (5, (), 0.1)]
+)
+def test_every_step_of_optimizers_and_schedules_is_torchs(torch, rng, optimizer, epochs, schedule, factor):
+    """A scheduler of milestones, which leaves the optimizer's state as it is."""
+    settings = {"schedule": schedule, "rate_factor": factor, "restart": False, "weight_decay": 0.05}
+    config = EvaluationConfig(optimizer=optimizer, learning_rate=0.02, **settings)
+    recipe, examples = training.make_recipe(config, NONE), examples_of(rng)
+    network = networks.create(NetworkConfig(width=4, depth=1), 3, (8, 8, 1))
+    key = jax.random.key(3)
+    plan = training.make_plan(recipe, len(examples.labels), epochs)
+    state = training.start(network, plan, key, examples)
+    params, loss = torch_model(torch, network, key, examples)
+    if optimizer == "sgd":
+        oracle = torch.optim.SGD(params.values(), lr=0.02, momentum=0.9, weight_decay=0.05)
+    else:
+        oracle = torch.optim.AdamW(params.values(), lr=0.02, weight_decay=0.05)
+    milestones = [int(fraction * epochs + 1e-6) for fraction in schedule]
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(oracle, milestones, gamma=factor)
+    for step in range(epochs):
+        state = training.advance(network, recipe, plan, state, key, examples, step + 1)
+        oracle.zero_grad()
+        loss().backward()
+        oracle.step()
+        scheduler.step()
+        assert_same(state.variables["params"], params, 1e-3, [BIAS] if optimizer == "adamw" else [])
+
+
+def test_adamw_made_anew_is_a_fresh_one(torch, rng):
+    """With a restart the rate falls an epoch later, and moments and their corrections begin again."""
+    config = EvaluationConfig(optimizer="adamw", learning_rate=0.02)
+    examples = examples_of(rng)
+    network = networks.create(NetworkConfig(width=4, depth=1), 3, (8, 8, 1))
+    key = jax.random.key(3)
+    actual = training.train(network, training.make_recipe(config, NONE), key, examples, 6)["params"]
+    params, loss = torch_model(torch, network, key, examples)
+    oracle = torch.optim.AdamW(params.values(), lr=0.02, weight_decay=5e-4)
+    for epoch in range(6):
+        oracle.zero_grad()
+        loss().backward()
+        oracle.step()
+        if epoch == 3:
+            oracle = torch.optim.AdamW(params.values(), lr=0.002, weight_decay=5e-4)
+    assert_same(actual, params, 1e-3, [BIAS])
 
 
 class Counter(nn.Module):

@@ -29,10 +29,11 @@ from dmjax.benchmark.cases import Case
 from dmjax.common import files, machine, signals
 from dmjax.common.errors import UserError
 from dmjax.config import BenchmarkConfig, EvaluationConfig
+from dmjax.evaluation import protocols
 from dmjax.settings import cli, fields
 from dmjax.settings.check import check
 
-_RECIPE = EvaluationConfig(epochs=1000)
+_RECIPE = protocols.complete(EvaluationConfig())
 _SLOW = 0.5  # seconds of an iteration from which a dispatch holds one only
 
 

@@ -177,7 +177,7 @@ def crop_and_resize(key: jax.Array, images: jax.Array, smallest: float) -> jax.A
     return jax.vmap(lambda box, image: resize_box(image[None], box)[0])(boxes, images)
 
 
-def crop_box(u: jax.Array, smallest: float, size: tuple[int, int]) -> jax.Array:
+def crop_box(u: jax.Array, smallest: float, size: tuple[int, ...]) -> jax.Array:
     """Top, left, height and width [4] of a random crop, in pixels, from uniform numbers u [4]."""
     area = smallest + (1 - smallest) * u[0]
     ratio = jnp.exp((2 * u[1] - 1) * math.log(4 / 3))

@@ -148,8 +148,8 @@ def judge_whole(settings: Settings, dataset: Dataset, resume_file: Path | None =
     moments = dataset.mean, dataset.std
     whole = place_whole(dataset)
     epochs = settings.evaluation.whole_epochs
-    settings = dataclasses.replace(settings, evaluation=dataclasses.replace(settings.evaluation, labels="hard"))
-    return _judge(settings, dataset, moments, lambda i: whole, epochs, "whole training set", "all", resume_file)
+    description = "whole training set"
+    return _judge(settings, dataset, moments, lambda i: whole, epochs, description, "all", resume_file, "hard")
 
 
 def check_fits(synthetic: SyntheticSet, dataset: Dataset) -> None:
@@ -203,17 +203,22 @@ def _judge(
     description: str,
     content: str,
     resume_file: Path | None,
+    labels: str | None = None,
 ) -> Accuracy:
-    """Trains network i on `set_of(i)`, all with the same compiled programs; `content` tells the sets from others."""
+    """Trains network i on `set_of(i)`, all with the same compiled programs; `content` tells the sets from others.
+
+    With `labels` they are of this kind, whatever the settings say.
+    """
     test = training.test_examples(dataset.test_images, dataset.test_labels, *moments)
     network = networks.create(settings.network, dataset.num_classes, dataset.image_shape)
     recipe = training.make_recipe(settings.evaluation, settings.augment)
+    recipe = recipe if labels is None else recipe._replace(labels=labels)
     key = jax.random.fold_in(jax.random.key(settings.seed), 3)  # 0 and 1 belong to condensing, 2 to random real images
     teachers: list[Any] = []  # looked up once, when the first network is trained
 
     def train_and_test(i: int, on_progress: Callable[[float], None]) -> Tested:
         if not teachers:
-            teachers.append(_teachers(settings, dataset))
+            teachers.append(_teachers(settings, recipe, dataset))
         examples = _labelled(network, recipe, set_of(i), teachers[0])
         per_view = teachers[0] if recipe.labels == "teacher-views" else None
         total = epochs * -(-len(examples.labels) // min(recipe.batch_size, len(examples.labels)))
@@ -248,9 +253,9 @@ def _best(
     return results[-1]._replace(best=max(result.accuracy for result in results))
 
 
-def _teachers(settings: Settings, dataset: Dataset) -> Any:
+def _teachers(settings: Settings, recipe: Recipe, dataset: Dataset) -> Any:
     """The variables of the trained networks that label images, stacked; None where none do."""
-    if settings.evaluation.labels not in ("teacher", "teacher-views"):
+    if recipe.labels not in ("teacher", "teacher-views"):
         return None
     if not isinstance(settings, Config | EvaluateConfig):
         raise UserError("a teacher's labels need the networks of a configuration that has --pretrained")

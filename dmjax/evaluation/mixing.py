@@ -34,7 +34,7 @@ def mix(
     return mixed, kept * labels + (1 - kept) * labels[partner]
 
 
-def shares(u: jax.Array, cutmix: float, mixup: float, size: tuple[int, int]) -> jax.Array:
+def shares(u: jax.Array, cutmix: float, mixup: float, size: tuple[int, ...]) -> jax.Array:
     """The share [H, W] that each pixel of an image keeps when it is mixed; a pure function of its draws.
 
     Args:
@@ -47,9 +47,9 @@ def shares(u: jax.Array, cutmix: float, mixup: float, size: tuple[int, int]) -> 
     sides = jnp.array(size, jnp.float32)
     half = jnp.floor(jnp.floor(sides * jnp.sqrt(1 - u[1])) / 2)
     centre = jnp.minimum(jnp.floor(u[2:4] * sides), sides - 1)
-    rows, columns = jnp.arange(size[0]), jnp.arange(size[1])
+    rows, columns = (jnp.arange(side, dtype=jnp.float32) for side in size)
     inside = [(x >= c - h) & (x < c + h) for x, c, h in zip((rows, columns), centre, half, strict=True)]
-    box = 1.0 - (inside[0][:, None] & inside[1][None, :])
+    box = jnp.where(inside[0][:, None] & inside[1][None, :], 0.0, 1.0)
     blend = jnp.where(u[0] < cutmix + mixup, u[1], 1.0)
     return jnp.where(u[0] < cutmix, box, blend)
 

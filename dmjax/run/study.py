@@ -40,14 +40,16 @@ class Study(Generic[C]):
     Attributes:
       config: What all runs start from, where what follows from a method or network may still be open (None).
       varied: The configuration with what the study varies.
+      given: What was given, the experiment file and flags on top of it, without what follows from it.
       default: What the flags were given on top of.
       dataset: The real images.
       folder: Where everything is.
       failed: What went wrong in this start, one line by the name of the cell.
     """
 
-    def __init__(self, varied: C, default: C, dataset: Dataset, workdir: Workdir, command: list[str]):
-        self.varied, self.default, self.dataset, self.folder = varied, default, dataset, workdir.path
+    def __init__(self, varied: C, given: C, default: C, dataset: Dataset, workdir: Workdir, command: list[str]):
+        self.varied, self.given, self.default = varied, given, default
+        self.dataset, self.folder = dataset, workdir.path
         self.config = as_config(varied)
         self.failed: dict[str, str] = {}
         self._workdir, self._command = workdir, command
@@ -242,7 +244,7 @@ def opened(
     command = [*prog.split(), *(arguments if given is None else given)]
     with Workdir(as_config(varied), study=True) as workdir:
         _check_kind(workdir.path / "study.json", prog.split()[2])
-        yield Study(varied, default, load_dataset(varied.data, varied.progress), workdir, command)
+        yield Study(varied, parsed, default, load_dataset(varied.data, varied.progress), workdir, command)
 
 
 def as_config(varied: Config) -> Config:
