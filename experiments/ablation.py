@@ -19,7 +19,7 @@ from dmjax import methods
 from dmjax.common import plots
 from dmjax.common.errors import UserError, near_misses
 from dmjax.config import Config, Count, Positive
-from dmjax.evaluation.judge import judge_random_real
+from dmjax.evaluation.judge import Accuracy, judge_random_real
 from dmjax.run import loop, study
 from dmjax.settings import cli, experiment, fields
 
@@ -123,7 +123,7 @@ def _row(ablation: study.Study, name: str, config: Config) -> dict[str, Any] | N
         accuracies.append(accuracy)
         took.append(made["condense_seconds"] - pilot["pretrain_seconds"])
     return {
-        "accuracy": study.pooled(accuracies),
+        "accuracy": Accuracy.pooled(accuracies).to_dict(),
         "iterations": iterations,
         "condense_seconds": sum(took) / runs,
         "pretrain_seconds": shared,

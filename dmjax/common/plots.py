@@ -141,8 +141,9 @@ def bars(path: Path, rows: Sequence[tuple[str, float, float]], label: str, title
     names, values, errors = zip(*rows, strict=True)
     places = range(len(rows))[::-1]
     axes.barh(places, values, xerr=errors, capsize=3, color="C0", height=0.7)
+    style = {"textcoords": "offset points", "va": "center", "fontsize": 8}
     for place, value, error in zip(places, values, errors, strict=True):
-        axes.annotate(f"{value:.1f}", (value + error, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(f"{value:.1f}", (value + error, place), (5, 0), **style)
     axes.set_yticks(places, names)
     axes.set(xlabel=label, title=title, xlim=(0, 1.1 * max(v + e for v, e in zip(values, errors, strict=True))))
     axes.grid(alpha=0.3, axis="x")
