@@ -136,6 +136,11 @@ class Method:
     makes_set: ClassVar[bool] = True
     bound: ClassVar[str | None] = None
 
+    @classmethod
+    def renewed(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Stored settings (JSON values by the names of fields) of an earlier version, in the terms of this one."""
+        return settings
+
     def resolve(self, config: Config) -> Self:
         """Fills in the settings that were left open (None) and follow from network, data set or images per class.
 

@@ -80,6 +80,14 @@ class Matching(LearnedImages):
     match: MatchConfig = dataclasses.field(default_factory=MatchConfig)
     queue: QueueConfig = dataclasses.field(default_factory=QueueConfig)
 
+    @classmethod
+    def renewed(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Before there was `match`, `embedding` named the distribution and the accuracy of the networks."""
+        before = settings.pop("embedding", None) or {}
+        names = {"distribution": "networks", "accuracy": "accuracy"}
+        match = {new: before[old] for old, new in names.items() if before.get(old) is not None}
+        return {**settings, **({"match": match} if match else {})}
+
     def default_learning_rate(self, config: Config) -> float:
         """1, the rate of Zhao & Bilen, for a ConvNet; other families have their own, by images per class."""
         return networks.condensing_rate(config.network, config.ipc)

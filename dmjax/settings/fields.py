@@ -19,7 +19,7 @@ from dmjax.methods import Method
 T = typing.TypeVar("T")
 D = typing.TypeVar("D")
 
-_EMBEDDING = "embedding"  # a group of settings whose place is taken by `match`
+_EMBEDDING = "embedding"  # a group of settings that methods had before (`Method.renewed`)
 
 # Fields that may change between two starts of the same run: they say where and how it is shown, not what is computed.
 _NOT_PART_OF_THE_RUN = (
@@ -77,11 +77,8 @@ def _method(values: Mapping[str, Any]) -> Method | str:
     name, settings = values["name"], {key: value for key, value in values.items() if key != "name"}
     if not isinstance(name, str) or ":" in name:
         return str(name)
-    before = settings.pop(_EMBEDDING, None)
-    if isinstance(before, Mapping) and any(field.name == "match" for field in dataclasses.fields(methods.find(name))):
-        networks, accuracy = before.get("distribution"), before.get("accuracy")
-        settings["match"] = {"networks": networks or "random", "accuracy": accuracy}
-    return from_dict(methods.find(name), settings)
+    cls = methods.find(name)
+    return from_dict(cls, cls.renewed(settings))
 
 
 def config_from_dict(values: Any) -> Config:
