@@ -38,7 +38,7 @@ ROWS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "attention": ("distance of attention maps too", {"match.distance": "attention"}),
     "ncf": ("distance of characteristic functions", {"match.distance": "ncf", "match.weight": 300.0}),
     "adam": ("optimizer", {"optimizer.name": "adam", "optimizer.options": (), "optimizer.learning_rate": 0.05}),
-    "average": ("running mean of the images", {"average": 0.98}),
+    "average": ("running mean of the images", {"average": 0.2}),
 }
 """What each row is for, and its settings on top of distribution matching with the factor."""
 

@@ -19,7 +19,7 @@ from dmjax.methods.base import DEVICES, Chunks, ClassData
 from dmjax.methods.cloud import Cloud, cross_entropy, observe
 from dmjax.methods.embedding import Bank
 from dmjax.methods.match_config import MatchConfig
-from dmjax.methods.matching import History, Matching
+from dmjax.methods.matching import Matching, Running
 from dmjax.methods.network_queue import QueueConfig
 from dmjax.methods.optimizer import OptimizerConfig
 from dmjax.run.devices import ClassSharding
@@ -175,23 +175,26 @@ def test_a_rate_in_pixels_is_that_of_normalised_images_over_the_variance(dataset
 
 
 def test_the_average_is_that_of_the_images_along_the_way(dataset):
-    config = config_of(Matching(batch_real=4, average=0.75))
+    """With a share of one half the weights of new images are 1, 1, 2/3 and 1/2."""
+    config = config_of(Matching(batch_real=4, average=0.5))
     problem = problem_of(config, dataset)
-    state = jax.device_get(config.method.start(problem, 0))
-    expected = state.images
-    for length in (1, 2, 3):
+    expected = 0.0
+    for length, weight in ((1, 1), (2, 1), (3, 2 / 3), (4, 1 / 2)):
         after, _ = run(config, dataset, length=length)
-        expected = 0.75 * expected + 0.25 * after.images
-        np.testing.assert_allclose(after.average, expected, rtol=1e-5, atol=1e-5)
+        expected = (1 - weight) * expected + weight * after.images
+        np.testing.assert_allclose(after.average.mean, expected, rtol=1e-5, atol=1e-5)
     made = config.method.finish(problem, after).images
-    np.testing.assert_allclose(made, after.average * dataset.std + dataset.mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(made, after.average.mean * dataset.std + dataset.mean, rtol=1e-5, atol=1e-6)
+    everything, _ = run(config_of(Matching(batch_real=4, average=1.0)), dataset, length=4)
+    each = [run(config_of(Matching(batch_real=4, average=1.0)), dataset, length=n)[0].images for n in (1, 2, 3, 4)]
+    np.testing.assert_allclose(everything.average.mean, np.mean(each, axis=0), rtol=1e-5, atol=1e-5)
 
 
 def test_an_interpolated_network_lies_between_the_ends_of_its_training():
     """Against parameters made by hand: the share is the same for all leaves, and uniform over draws."""
     states = {"w": jnp.array([0.0, 10.0, 100.0, 200.0]), "b": jnp.array([[1.0], [3.0], [5.0], [6.0]])}
     last = np.array([1, 1, 3, 3], np.int32)
-    bank = Bank(states, np.array([0, 2], np.int32), last, last)
+    bank = jax.tree.map(jnp.asarray, Bank(states, np.array([0, 2], np.int32), last, last))
     drawn = jax.vmap(lambda key: embedding.draw(bank, key, True))(jax.random.split(jax.random.key(0), 400))
     first = np.asarray(drawn.variables["w"]) <= 10
     share = np.where(first, 1 - drawn.variables["w"] / 10, 1 - (drawn.variables["w"] - 100) / 100)
@@ -204,6 +207,8 @@ def test_an_interpolated_network_lies_between_the_ends_of_its_training():
     assert abs(share.mean() - 0.5) < 0.05
     assert share.min() < 0.05
     assert share.max() > 0.95
+    own = embedding.draw(bank, jax.random.key(0), True, own_expert=True)
+    assert own.expert is own.variables
     middle = embedding.interpolate({"w": jnp.array(2.0)}, {"w": jnp.array(4.0)}, 0.25)
     assert float(middle["w"]) == 3.5
 
@@ -222,7 +227,7 @@ def test_which_states_are_drawn_and_which_is_their_expert(dataset):
         state.step = 19
     assert embedding.bank(later, "pool", "later", None).last.tolist() == [0, 2, 2, 3, 5, 5]
     assert embedding.bank(later, "pool", "last", None).first.tolist() == [2, 2, 2, 5, 5, 5]
-    assert embedding.bank(later, "pool", "same", (0.4, 0.6)).drawn.tolist() == [1, 4]
+    assert embedding.bank(later, "pool", "last", (0.4, 0.6)).drawn.tolist() == [1, 4]
     trained = embedding.bank(later, "trained", "last", None)
     assert (trained.states["at"].tolist(), trained.drawn.tolist()) == ([2, 12], [0, 1])
     ends = embedding.bank(later, "interpolated", "last", None)
@@ -260,6 +265,19 @@ def test_the_cross_entropy_is_that_of_the_images_that_are_there(dataset, rng):
         ours = cross_entropy(problem, variables, images, weights, jnp.int32(2), chunk)
         np.testing.assert_allclose(ours, each[:4].mean(), rtol=1e-5)
     assert float(cross_entropy(problem, variables, images, 0 * weights, jnp.int32(2))) == 0
+    np.testing.assert_allclose(
+        observe(problem, variables, images, weights, 2, label=jnp.int32(2)).losses, each, rtol=1e-5
+    )
+
+
+def test_a_network_that_is_its_own_expert_is_passed_once(dataset):
+    """With the features and the cross entropy of one pass, images move as with those of two."""
+    method = Matching(batch_real=4, match=MatchConfig(networks="pool", calibration=2.0, expert="same"))
+    once, losses = run(config_of(method), dataset)
+    two = dataclasses.replace(method, match=dataclasses.replace(method.match, fresh=1e-30))
+    twice, again = run(config_of(two), dataset)
+    np.testing.assert_allclose(losses, again, rtol=1e-5)
+    np.testing.assert_allclose(once.images, twice.images, rtol=1e-4, atol=1e-5)
 
 
 def test_the_loss_is_the_sum_of_its_terms(dataset, rng):
@@ -269,7 +287,7 @@ def test_the_loss_is_the_sum_of_its_terms(dataset, rng):
     ]
     clouds = [cloud._replace(last_map=cloud.last_map.astype(np.float32)) for cloud in clouds]
     key, mean = jax.random.key(0), clouds[1].features.mean(axis=0)
-    history = History(np.zeros(6, np.float32), np.int32(5))
+    history = Running(np.zeros(6, np.float32), np.int32(5))
 
     def terms(**match):
         method = Matching(match=MatchConfig(**match))
@@ -366,7 +384,6 @@ def test_a_network_of_the_queue_is_trained_by_sgd(dataset):
             {"match.calibration": 1.0, "match.networks": "trained", "match.expert": "later"},
             "match.expert later chooses among the states of a pool",
         ),
-        ({"average": 1.0}, "average must be below 1"),
         ({"match.layers": (1, 1), "match.distance": "attention"}, "match.layers names an activation twice"),
     ],
 )

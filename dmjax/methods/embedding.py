@@ -44,7 +44,7 @@ def bank(problem: Problem, source: str, expert: str, accuracy: tuple[float, floa
     Args:
       problem: What the method works on. Without a data set, random networks take the place of trained ones.
       source: One of `TRAINED`; anything else needs no trained networks.
-      expert: "last", "later" or "same": which state of the same network may be the expert of a state.
+      expert: "later" for experts a little further in the training of the same network, else its last state.
       accuracy: Bounds of the validation accuracy of the states that are drawn; None for all.
 
     Raises:
@@ -80,9 +80,7 @@ def _kept(states: list[State], source: str) -> list[State]:
 
 def _experts(state: State, states: list[State], expert: str) -> tuple[State, State]:
     """The first and the last state of the same network that may be the expert of a state."""
-    if expert == "same":
-        return state, state
-    if expert == "last":
+    if expert != "later":
         return states[-1], states[-1]
     end = state.step + _LATER * states[-1].step
     return state, max((s for s in states if s.step <= end), key=lambda s: s.step)
@@ -113,7 +111,7 @@ class Drawn(NamedTuple):
     expert: Any
 
 
-def draw(bank: Bank, key: jax.Array, interpolated: bool) -> Drawn:
+def draw(bank: Bank, key: jax.Array, interpolated: bool, own_expert: bool = False) -> Drawn:
     """Draws a network and its expert.
 
     Args:
@@ -121,6 +119,7 @@ def draw(bank: Bank, key: jax.Array, interpolated: bool) -> Drawn:
       key: PRNG key.
       interpolated: The network lies on the straight line between the initial and the last parameters of one that was
         trained, at a uniformly drawn point (Zhang et al. 2024, equation 5), its normalisation included.
+      own_expert: The network is its own expert.
     """
     keys = [key, jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)]
     index = bank.drawn[jax.random.randint(keys[0], (), 0, len(bank.drawn))]
@@ -128,7 +127,7 @@ def draw(bank: Bank, key: jax.Array, interpolated: bool) -> Drawn:
     variables, expert = at(bank.states, index), at(bank.states, expert_index)
     if interpolated:
         variables = interpolate(variables, at(bank.states, bank.last[index]), jax.random.uniform(keys[2]))
-    return Drawn(variables, expert)
+    return Drawn(variables, variables if own_expert else expert)
 
 
 def at(stacked: Any, index: jax.Array) -> Any:

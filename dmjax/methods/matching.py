@@ -28,12 +28,12 @@ from dmjax.methods.network_queue import Queue, QueueConfig
 _HISTORY = 0.99  # of the running mean of a class's own embedding
 
 
-class History(NamedTuple):
-    """The running mean of the embedding of each class.
+class Running(NamedTuple):
+    """The running mean of something that every class has.
 
     Attributes:
-      mean: float32 [C, F].
-      count: int32 [C], iterations that are in it.
+      mean: float32 [C, ...].
+      count: int32 [C], how many values it has seen.
     """
 
     mean: Any
@@ -46,15 +46,15 @@ class MatchState(NamedTuple):
     Attributes:
       images: float32 [C, M, H, W, D], the synthetic images; normalised, or in units of pixels / 255 (`pixels`).
       optimizer: State of the optimizer, one per class: every leaf is [C, ...].
-      average: float32 [C, M, H, W, D], the running mean of the images; None without one.
-      history: None without one.
+      average: Of the images, [C, M, H, W, D]; None without one.
+      history: Of the mean features of the synthetic images, [C, F]; None without one.
       queue: None without one.
     """
 
     images: Any
     optimizer: Any
-    average: Any = None
-    history: History | None = None
+    average: Running | None = None
+    history: Running | None = None
     queue: Queue | None = None
 
 
@@ -76,7 +76,8 @@ class Matching(LearnedImages):
     batch_synthetic: Count | None = None
     """Training images of a class that an iteration takes of the synthetic ones at most (by default all)."""
     average: Fraction = 0.0
-    """Return a running mean of the images with this decay; 0: the images as they are after the last iteration."""
+    """Return the mean of the images over about the last so many iterations, as a share of all of them; 0: the images as
+    they are after the last one."""
     match: MatchConfig = dataclasses.field(default_factory=MatchConfig)
     queue: QueueConfig = dataclasses.field(default_factory=QueueConfig)
 
@@ -113,8 +114,6 @@ class Matching(LearnedImages):
             raise UserError("match.expert later chooses among the states of a pool; give --match.networks pool")
         if self.pixels and config.data.zca:
             raise UserError("whitened images have no bounds; give --pixels false, or leave out --data.zca")
-        if self.average == 1:
-            raise UserError("average must be below 1, not 1")
         if match.layers is not None and len(set(match.layers)) < len(match.layers):
             raise UserError("match.layers names an activation twice")
         if queue.every is None:
@@ -180,13 +179,7 @@ class Matching(LearnedImages):
             images = real.astype(np.float32) / 255 if self.pixels else images
         state = self.state_of(images)
         if self.match.history:
-            features = jax.eval_shape(
-                lambda: self._observe(problem, embedding.random(problem, key), images[0])
-            ).features
-            classes = problem.num_classes
-            state = state._replace(
-                history=History(jnp.zeros((classes, features.shape[-1])), jnp.zeros(classes, jnp.int32))
-            )
+            state = state._replace(history=_no_history(problem))
         if self.match.networks == "queue":
             state = state._replace(queue=network_queue.start(problem, self.queue, jax.random.fold_in(key, 1)))
         return state
@@ -194,7 +187,8 @@ class Matching(LearnedImages):
     def state_of(self, images: Any) -> MatchState:
         """The state before the first update of images [C, M, H, W, D], without history and queue."""
         state = super().state_of(images)
-        return MatchState(state.images, state.optimizer, state.images if self.average else None)
+        average = Running(state.images, np.zeros(len(images), np.int32)) if self.average else None
+        return MatchState(state.images, state.optimizer, average)
 
     def step(
         self, problem: Problem, key: jax.Array, state: MatchState, data: ClassData, constants: Bank | None
@@ -236,7 +230,7 @@ class Matching(LearnedImages):
         if bank is None:
             variables = embedding.random(problem, key)
             return Drawn(variables, variables), 0.0
-        drawn = embedding.draw(bank, key, self.match.networks == "interpolated")
+        drawn = embedding.draw(bank, key, self.match.networks == "interpolated", self.match.expert == "same")
         return embedding.with_fresh(
             problem, drawn, jax.random.fold_in(key, 3), self.match.fresh
         ), self.match.calibration
@@ -253,12 +247,15 @@ class Matching(LearnedImages):
         def loss(images):
             shown = augment.apply(siamese, self._shown(problem, jax.random.fold_in(key, 1), images))
             weights = jnp.broadcast_to(there, shown.shape[:1])
-            synthetic = self._observe(problem, drawn.variables, shown, weights, problem.chunks.synthetic)
+            label, chunk = of_class.index, problem.chunks.synthetic
+            at_once = label if self.match.calibration and self._is_its_own_expert(problem) else None
+            synthetic = self._observe(problem, drawn.variables, shown, weights, chunk, at_once)
             total = self.match.weight * self.distance(jax.random.fold_in(key, 2), real, synthetic)
             mean = distances.average(synthetic.features, weights)
             total += self._terms(real, synthetic, mean, history)
-            if self.match.calibration:
-                label, chunk = of_class.index, problem.chunks.synthetic
+            if at_once is not None:  # one pass through the network gives both
+                total += weight * distances.average(synthetic.losses, weights)
+            elif self.match.calibration:
                 total += weight * cross_entropy(problem, drawn.expert, shown, weights, label, chunk)
             return total, jax.lax.stop_gradient(mean)
 
@@ -282,11 +279,18 @@ class Matching(LearnedImages):
             images = images[jax.random.permutation(key, len(images))[:most]]
         return images
 
-    def _observe(self, problem: Problem, variables: Any, images: Any, weights: Any, chunk: int | None) -> Cloud:
+    def _is_its_own_expert(self, problem: Problem) -> bool:
+        """Whether the network that is matched in classifies the images too, in one pass."""
+        same = self.match.networks in ("queue", "trained") or self.match.expert == "same"
+        return same and not self.match.fresh and hasattr(problem.network, "classify")
+
+    def _observe(
+        self, problem: Problem, variables: Any, images: Any, weights: Any, chunk: int | None, label: Any = None
+    ) -> Cloud:
         """The features of images with weights, and what else the distance and the terms take."""
-        layers = self._layers(problem.network, problem.image_shape)
-        match = self.match
-        return observe(problem, variables, images, weights, chunk, layers, match.exponent, bool(match.local_covariance))
+        layers, match = self._layers(problem.network, problem.image_shape), self.match
+        with_map = bool(match.local_covariance)
+        return observe(problem, variables, images, weights, chunk, layers, match.exponent, with_map, label)
 
     def distance(self, key: jax.Array, real: Cloud, synthetic: Cloud) -> jax.Array:
         """The distance between the real and the synthetic images of one class, as `MatchConfig.distance` names it.
@@ -313,7 +317,7 @@ class Matching(LearnedImages):
                 total += match.attention * distances.mean(r, real.weights, s, synthetic.weights)
         return total
 
-    def _terms(self, real: Cloud, synthetic: Cloud, mean: jax.Array, history: History | None) -> jax.Array:
+    def _terms(self, real: Cloud, synthetic: Cloud, mean: jax.Array, history: Running | None) -> jax.Array:
         """What is added to the distance, but for the cross entropy."""
         match, total = self.match, jnp.float32(0)
         if match.local_covariance:
@@ -332,29 +336,33 @@ class Matching(LearnedImages):
         images = jnp.clip(moved.images, 0, 1) if self.pixels else moved.images
         average, history = state.average, state.history
         if average is not None:
-            average = self.average * average + (1 - self.average) * images
+            average = _follow(average, images, 1 / jnp.maximum(1, self.average * (average.count + 1)))
         if history is not None:
-            first = history.count[:, None] == 0
-            history = History(
-                jnp.where(first, means, _HISTORY * history.mean + (1 - _HISTORY) * means), history.count + 1
-            )
+            history = _follow(history, means, jnp.where(history.count == 0, 1.0, 1 - _HISTORY))
         return MatchState(images, moved.optimizer, average, history, state.queue)
 
     def finish(self, problem: Problem, state: MatchState) -> Condensed:
         """The images in units of pixels / 255, as they are: neither clipped nor rounded, unless `pixels` is set."""
-        images = state.images if state.average is None else state.average
+        images = state.images if state.average is None else state.average.mean
         images = images if self.pixels else images * problem.std + problem.mean
         return Condensed(images, factor=self.factor)
 
     def forward_passes(self, config: Config, num_classes: int, real: int) -> float:
         """Real images only go forward; a gradient costs as much as two more passes, and training along likewise."""
         embedded = self.synthetic_images(config)
-        again = embedded if self.match.calibration and self.match.networks != "queue" else 0
+        own = self.match.networks in ("queue", "trained") or self.match.expert == "same"
+        again = embedded if self.match.calibration and not own else 0
         trained = self.queue.trained * self.queue.steps * self.queue.batch_size if self.match.networks == "queue" else 0
         return self.match.updates * num_classes * (real + 3 * (embedded + again)) + 3 * trained
 
 
-def _no_history(problem: Problem) -> History:
+def _follow(running: Running, values: jax.Array, weights: jax.Array) -> Running:
+    """The running mean after further values [C, ...], which weigh so much [C] in it."""
+    weights = weights.reshape(-1, *(1,) * (values.ndim - 1))
+    return Running(running.mean + weights * (values - running.mean), running.count + 1)
+
+
+def _no_history(problem: Problem) -> Running:
     """The history before the first iteration."""
 
     def features():
@@ -362,4 +370,4 @@ def _no_history(problem: Problem) -> History:
         return networks.embed(problem.network, variables, jnp.zeros((1, *problem.image_shape)), jnp.ones(1))
 
     classes, size = problem.num_classes, jax.eval_shape(features).shape[-1]
-    return History(jnp.zeros((classes, size)), jnp.zeros(classes, jnp.int32))
+    return Running(jnp.zeros((classes, size)), jnp.zeros(classes, jnp.int32))

@@ -35,7 +35,11 @@ class Network(nn.Module):
 
     def __call__(self, x: jax.Array, train: bool = False, weights: jax.Array | None = None) -> jax.Array:
         """Normalised images [n, H, W, D] -> logits [n, num_classes]; `weights` [n] are those of batch norm."""
-        return self.classifier(self.embed(x, train, weights))
+        return self.classify(self.embed(x, train, weights))
+
+    def classify(self, features: jax.Array) -> jax.Array:
+        """Features [n, F], as `embed` gives them -> logits [n, num_classes]."""
+        return self.classifier(features)
 
 
 def activated(network: nn.Module, x: jax.Array) -> jax.Array:
