@@ -149,7 +149,7 @@ def test_no_more_training_images_are_taken_than_asked_for(dataset):
     """Those that are not drawn stand still."""
     config = config_of(Matching(factor=2, batch_synthetic=3, batch_real=4, optimizer=PLAIN))
     problem = problem_of(config, dataset)
-    assert config.method.synthetic_images(config) == 3
+    assert config.method.synthetic_images(config, dataset.image_shape) == 3
     images = jnp.asarray(config.method.start(problem, 0).images[0])
     shown = config.method._shown(problem, jax.random.key(0), images)
     every = dataclasses.replace(config.method, batch_synthetic=None)._shown(problem, jax.random.key(0), images)

@@ -97,7 +97,7 @@ def work(case: Case, config: Config, depth: int, batch: int) -> tuple[float, flo
     network, method = config.network, config.method
     real = min(getattr(method, "batch_real", case.images_per_class), case.images_per_class)
     training = case.kind == "evaluate"
-    forward = _TRAINING * batch if training else method.forward_passes(config, case.num_classes, real)
+    forward = _TRAINING * batch if training else method.forward_passes(config, case.num_classes, case.image_shape, real)
     if forward is None:
         return None
     size = 2 if network.precision == "bfloat16" else 4

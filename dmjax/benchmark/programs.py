@@ -119,10 +119,10 @@ def share_cost(case: Case, config: BenchmarkConfig, num_devices: int) -> dict[st
 def step_flops(case: Case, config: BenchmarkConfig) -> float:
     """XLA's count for one iteration of all classes, before optimisation: without loops, and without compiling."""
     setup = _Setup(case, config, jax.devices()[:1])
-    state, data = setup.shapes()
+    _, [state], data, constants = setup.abstract()
     step = functools.partial(setup.method.step, dataclasses.replace(setup.problem, chunks=Chunks()))
     one_device = jax.vmap(step, (None, setup.method.state_axes, 0, None), axis_name=DEVICES)
-    lowered = jax.jit(one_device).lower(jax.random.key(0), state.method, data, setup.constants())
+    lowered = jax.jit(one_device).lower(jax.random.key(0), state.method, data, constants)
     return lowered.cost_analysis()["flops"]
 
 

@@ -209,11 +209,11 @@ class Method:
         """
         raise TypeError(f"{type(self).__name__} has no test(problem, synthetic, examples, key)")
 
-    def synthetic_images(self, config: Config) -> int:
+    def synthetic_images(self, config: Config, image_shape: tuple[int, ...]) -> int:
         """How many synthetic images of a class an iteration embeds, as they are when they are unpacked."""
         return config.ipc
 
-    def forward_passes(self, config: Config, num_classes: int, real: int) -> float | None:
+    def forward_passes(self, config: Config, num_classes: int, image_shape: tuple[int, ...], real: int) -> float | None:
         """How many images an iteration passes forward through the network, where a gradient counts as two passes more.
 
         The benchmark makes the arithmetic floor of it.
@@ -221,6 +221,7 @@ class Method:
         Args:
           config: The resolved configuration.
           num_classes: C.
+          image_shape: (H, W, D).
           real: Real images per class and iteration.
 
         Returns:

@@ -159,7 +159,7 @@ class DC(LearnedImages):
         value, derivative = jax.value_and_grad(loss)(synthetic)
         return value * ones[0], derivative * ones[0]
 
-    def forward_passes(self, config: Config, num_classes: int, real: int) -> float:
+    def forward_passes(self, config: Config, num_classes: int, image_shape: tuple[int, ...], real: int) -> float:
         """In every outer step a gradient of the real images, one of the synthetic images' gradient, and training."""
         outer, inner = self.gradient.outer or 1, self.gradient.inner or 1
         matched = outer * (3 * real + 9 * config.ipc)

@@ -16,7 +16,8 @@ import numpy as np
 from dmjax import networks
 from dmjax.common.errors import UserError
 from dmjax.config import AugmentConfig, Config, Count, Fraction
-from dmjax.data import Dataset, augment, factor, normalize, sampling
+from dmjax.data import Dataset, augment, normalize, sampling
+from dmjax.data.factor import pack, unpack
 from dmjax.methods import distances, embedding, network_queue
 from dmjax.methods.base import CLASSES, DEVICES, ClassData, Condensed, Problem, map_classes, real_batch
 from dmjax.methods.cloud import Cloud, cross_entropy, observe
@@ -135,10 +136,11 @@ class Matching(LearnedImages):
     def check(self, config: Config, dataset: Dataset, remedy: str = "lower it") -> None:
         """Raises a `UserError` where images or networks do not allow what is asked for."""
         height, width = dataset.image_shape[:2]
-        if height % self.factor or width % self.factor:
-            raise UserError(f"factor {self.factor} does not divide images of {height}x{width}; choose another one")
+        factor = self.factor_of(config, dataset.image_shape)
+        if height % factor or width % factor:
+            raise UserError(f"factor {factor} does not divide images of {height}x{width}; choose another one")
         if self.init == "real":
-            sampling.check_enough(dataset, config.ipc, f"{remedy}, or start from noise with --init noise", self.factor)
+            sampling.check_enough(dataset, config.ipc, f"{remedy}, or start from noise with --init noise", factor)
         network = networks.create(config.network, dataset.num_classes, dataset.image_shape)
         self._layers(network, dataset.image_shape)
         if self.match.local_covariance and not networks.has_last_map(network, dataset.image_shape):
@@ -157,9 +159,14 @@ class Matching(LearnedImages):
             raise UserError(f"match.layers {' '.join(map(str, layers)) or '(none)'}: the network has {names}")
         return tuple(layer - 1 for layer in layers)
 
-    def synthetic_images(self, config: Config) -> int:
+    def factor_of(self, config: Config, image_shape: tuple[int, ...]) -> int:
+        """The factor for images (H, W, D)."""
+        return self.factor
+
+    def synthetic_images(self, config: Config, image_shape: tuple[int, ...]) -> int:
         """Training images of a class that an iteration embeds."""
-        return min(config.ipc * self.factor**2, self.batch_synthetic or config.ipc * self.factor**2)
+        there = config.ipc * self.factor_of(config, image_shape) ** 2
+        return min(there, self.batch_synthetic or there)
 
     def constants(self, problem: Problem) -> Bank | None:
         """The trained networks; None where none are used."""
@@ -173,8 +180,9 @@ class Matching(LearnedImages):
             images = jnp.clip(noise * problem.std + problem.mean, 0, 1) if self.pixels else noise
         else:
             self.check(config, problem.dataset)
-            real = sampling.random_images(problem.dataset, config.ipc * self.factor**2, key)
-            real = np.stack([factor.pack(of_class, self.factor) for of_class in real])
+            factor = self.factor_of(config, problem.image_shape)
+            real = sampling.random_images(problem.dataset, config.ipc * factor**2, key)
+            real = np.stack([pack(of_class, factor) for of_class in real])
             images = normalize(real, problem.mean, problem.std)
             images = real.astype(np.float32) / 255 if self.pixels else images
         state = self.state_of(images)
@@ -271,9 +279,10 @@ class Matching(LearnedImages):
 
     def _shown(self, problem: Problem, key: jax.Array, images: jax.Array) -> jax.Array:
         """The normalised training images [n, H, W, D] that stored images of a class stand for, or a part of them."""
-        if self.factor > 1 or self.pixels:
+        factor = self.factor_of(problem.config, problem.image_shape)
+        if factor > 1 or self.pixels:
             units = images if self.pixels else images * problem.std + problem.mean
-            images = (factor.unpack(units, self.factor) - problem.mean) / problem.std
+            images = (unpack(units, factor) - problem.mean) / problem.std
         most = self.batch_synthetic
         if most is not None and most < len(images):
             images = images[jax.random.permutation(key, len(images))[:most]]
@@ -345,11 +354,11 @@ class Matching(LearnedImages):
         """The images in units of pixels / 255, as they are: neither clipped nor rounded, unless `pixels` is set."""
         images = state.images if state.average is None else state.average.mean
         images = images if self.pixels else images * problem.std + problem.mean
-        return Condensed(images, factor=self.factor)
+        return Condensed(images, factor=self.factor_of(problem.config, problem.image_shape))
 
-    def forward_passes(self, config: Config, num_classes: int, real: int) -> float:
+    def forward_passes(self, config: Config, num_classes: int, image_shape: tuple[int, ...], real: int) -> float:
         """Real images only go forward; a gradient costs as much as two more passes, and training along likewise."""
-        embedded = self.synthetic_images(config)
+        embedded = self.synthetic_images(config, image_shape)
         own = self.match.networks in ("queue", "trained") or self.match.expert == "same"
         again = embedded if self.match.calibration and not own else 0
         trained = self.queue.trained * self.queue.steps * self.queue.batch_size if self.match.networks == "queue" else 0

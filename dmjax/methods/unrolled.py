@@ -178,7 +178,7 @@ class DD(PerformanceMatching):
         learned = Learned(images, inverse_softplus(jnp.asarray(step_sizes)))
         return training.tested(count(key, learned, jnp.asarray(known_key), examples))
 
-    def forward_passes(self, config: Config, num_classes: int, real: int) -> float:
+    def forward_passes(self, config: Config, num_classes: int, image_shape: tuple[int, ...], real: int) -> float:
         """A training step is a gradient, whose derivative costs three times as much; then a gradient of real images."""
         steps = self.distill_epochs * num_classes * config.ipc
         return 9 * steps + 3 * self.batch_target

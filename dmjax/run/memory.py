@@ -39,9 +39,9 @@ class Size(NamedTuple):
 
 def size_of(config: Config, real_shape: Sequence[int], classes: int) -> Size:
     """The size of a run with real images [C, N, H, W, D] and so many classes on a device."""
-    _, most, height, width, _ = real_shape
+    _, most, height, width, channels = real_shape
     real = min(getattr(config.method, "batch_real", most), most)
-    return Size(height * width, classes, real, config.method.synthetic_images(config))
+    return Size(height * width, classes, real, config.method.synthetic_images(config, (height, width, channels)))
 
 
 def choose(
