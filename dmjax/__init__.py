@@ -27,6 +27,7 @@ _PUBLIC = {
     "MatchConfig": "dmjax.methods.match_config",
     "QueueConfig": "dmjax.methods.network_queue",
     "DM": "dmjax.methods.distribution",
+    "Blend": "dmjax.methods.blend",
     "IDM": "dmjax.methods.idm",
     "IID": "dmjax.methods.idm",
     "DataDAM": "dmjax.methods.datadam",

@@ -4,9 +4,9 @@
 
 Every row is judged by the same evaluation, stores as many pixels, and may take as many `--seconds` to make a set, of
 which a part of the time to train networks is taken that its `--runs` sets share. How many iterations that is, a pilot
-of a few of them measures. All rows but `dm` have two times two training images in each stored one; `--rows` chooses
-among them, and random real images are judged beside them. Every set and every accuracy is kept in the working folder
-as soon as it is there, so that the same command goes on where it was interrupted.
+of a few of them measures. All rows but `dm` and those that say so have two times two training images in each stored
+one; `--rows` chooses among them. Random real images are judged beside them. Every set and every accuracy is kept in the
+working folder as soon as it is there, so that the same command goes on where it was interrupted.
 """
 
 import dataclasses
@@ -38,9 +38,11 @@ ROWS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "attention": ("distance of attention maps too", {"match.distance": "attention"}),
     "ncf": ("distance of characteristic functions", {"match.distance": "ncf", "match.weight": 300.0}),
     "adam": ("optimizer", {"optimizer.name": "adam", "optimizer.options": (), "optimizer.learning_rate": 0.05}),
-    "average": ("running mean of the images", {"average": 0.2}),
+    "average": ("mean of the images along the way", {"average": 0.2}),
+    "factor 4": ("still more images in each", {"factor": 4}),
+    "blend": ("what won, together", {}),
 }
-"""What each row is for, and its settings on top of distribution matching with the factor."""
+"""What each row is for, and its settings on top of distribution matching with the factor; the last is a method."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +71,15 @@ def _main(arguments: list[str]) -> None:
         configs = {name: config_of(ablation.config, name) for name in names}
         for config in configs.values():
             ablation.check(config)
-        random = {factor: _random(ablation, factor) for factor in sorted({c.method.factor for c in configs.values()})}
+        factors = {name: factor_of(ablation, config) for name, config in configs.items()}
+        random = {factor: _random(ablation, factor) for factor in sorted(set(factors.values()))}
         found = {name: _row(ablation, name, config) for name, config in configs.items()}
         rows = [
             {"row": "random", "factor": factor, "about": "real images", "accuracy": accuracy}
             for factor, accuracy in random.items()
         ]
         rows += [
-            {"row": name, "factor": configs[name].method.factor, "about": ROWS[name][0], **row}
+            {"row": name, "factor": factors[name], "about": ROWS[name][0], **row}
             for name, row in found.items()
             if row is not None
         ]
@@ -89,8 +92,16 @@ def _main(arguments: list[str]) -> None:
 
 def config_of(base: Config, name: str) -> Config:
     """The configuration of a row: that of the experiment, whose method is distribution matching with one idea."""
-    method = fields.carry_over(base.method, methods.create("match"))
-    return dataclasses.replace(base, method=fields.replace(method, {"factor": FACTOR, **ROWS[name][1]}))
+    alone = name in methods.built_in() and not ROWS[name][1]
+    method = fields.carry_over(base.method, methods.create(name if alone else "match"))
+    changes = {} if alone else {"factor": FACTOR, **ROWS[name][1]}
+    return dataclasses.replace(base, method=fields.replace(method, changes))
+
+
+def factor_of(ablation: study.Study, config: Config) -> int:
+    """The factor of the sets of a row."""
+    config = experiment.resolve(config)
+    return config.method.factor_of(config, ablation.dataset.image_shape)
 
 
 def _random(ablation: study.Study, factor: int) -> dict[str, Any] | None:

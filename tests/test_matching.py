@@ -27,7 +27,7 @@ from dmjax.run.program import RunState, make_chunk, make_problem, run_key, state
 from dmjax.settings import experiment, fields
 
 PLAIN = OptimizerConfig("sgd", 1.0, ())  # then an iteration subtracts the gradient itself
-FAMILY = ("match", "dm", "idm", "iid", "datadam", "m3d", "dsdm", "dance", "tgdd", "ncfm")
+FAMILY = ("match", "dm", "blend", "idm", "iid", "datadam", "m3d", "dsdm", "dance", "tgdd", "ncfm")
 SMALL = {
     "batch_real": 4,
     "iterations": 4,
@@ -428,7 +428,26 @@ def test_defaults_follow_the_images_per_class():
     assert of("dm", 1).match.calibration == 0
     assert of("ncfm", 1).optimizer.learning_rate == 1e-3
     assert (of("datadam", 50).optimizer.learning_rate, of("datadam", 100).optimizer.learning_rate) == (1, 10)
-    assert [of(name, 1).factor for name in FAMILY] == [1, 1, 2, 2, 1, 2, 2, 2, 2, 2]
+    assert [of(name, 1).factor for name in FAMILY] == [1, 1, None, 2, 2, 1, 2, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("shape", "ipc", "factor"),
+    [
+        ((32, 32, 3), 1, 4),
+        ((32, 32, 3), 10, 2),
+        ((28, 28, 1), 1, 4),  # blocks of 7 pixels
+        ((64, 64, 3), 9, 4),
+        ((30, 30, 3), 1, 3),
+        ((31, 31, 3), 1, 1),
+        ((32, 20, 3), 1, 2),
+        ((8, 8, 1), 1, 1),
+    ],
+)
+def test_the_factor_of_blend_suits_the_images(shape, ipc, factor):
+    config = config_of(methods.create("blend"), ipc=ipc)
+    assert config.method.factor_of(config, shape) == factor
+    assert dataclasses.replace(config.method, factor=5).factor_of(config, shape) == 5
 
 
 def test_matching_has_augmentations_of_its_own():

@@ -298,9 +298,9 @@ def test_every_method_says_what_it_is():
         resolved = experiment.resolve(Config(method=method))
         assert experiment.resolve(resolved) == resolved
         left_open = {field for field, value in fields.flatten(resolved.method).items() if value is None}
-        # None means something in these: no bounds, all images, as the augmentation of the experiment.
+        # None means something in these: no bounds, all images, what suits them, the augmentation of the experiment.
         assert left_open <= {
-            "batch_synthetic",
+            *("batch_synthetic", "factor"),
             *(f"match.{f}" for f in ("accuracy", "layers", "strategy", "composite")),
         }
 

@@ -76,3 +76,19 @@ def _mean(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
 @functools.partial(jax.jit, static_argnums=1)
 def _smoothed(images: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.image.resize(images, shape, "bilinear", antialias=True)
+
+
+def largest(image_shape: tuple[int, ...], most: int, smallest_block: int) -> int:
+    """The largest factor up to `most` whose blocks are whole and have at least `smallest_block` pixels a side.
+
+    Args:
+      image_shape: (H, W, D).
+      most: The largest factor that is wanted.
+      smallest_block: Pixels.
+    """
+    sides = image_shape[:2]
+
+    def suits(factor: int) -> bool:
+        return all(side % factor == 0 and side // factor >= smallest_block for side in sides)
+
+    return max(factor for factor in range(1, most + 1) if factor == 1 or suits(factor))

@@ -345,7 +345,7 @@ class Matching(LearnedImages):
         images = jnp.clip(moved.images, 0, 1) if self.pixels else moved.images
         average, history = state.average, state.history
         if average is not None:
-            average = _follow(average, images, 1 / jnp.maximum(1, self.average * (average.count + 1)))
+            average = _follow(average, images, 1 / jnp.maximum(1.0, self.average * jnp.float32(average.count + 1)))
         if history is not None:
             history = _follow(history, means, jnp.where(history.count == 0, 1.0, 1 - _HISTORY))
         return MatchState(images, moved.optimizer, average, history, state.queue)

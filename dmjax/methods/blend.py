@@ -1,0 +1,44 @@
+"""Blend: the ideas that gave most at equal cost, put together; a method of this package's own."""
+
+import dataclasses
+from typing import ClassVar
+
+from dmjax.config import Config, Count, Fraction
+from dmjax.data.factor import largest
+from dmjax.methods.match_config import MatchConfig
+from dmjax.methods.matching import Matching
+
+_SMALLEST_BLOCK = 7  # pixels of a side; fewer hold too little of an image
+
+
+@dataclasses.dataclass(frozen=True)
+class Blend(Matching):
+    """Distribution matching with four ideas of its successors, chosen by experiments/ablation.py.
+
+    Every stored image holds several training images, the more the fewer images there are (multi-formation; Kim et al.
+    2022). Half of the networks that features are compared in are states along the training of a few networks, as in
+    Trajectory Guided Dataset Distillation; the others are drawn afresh, as in distribution matching. The cross entropy
+    of the synthetic images in such a state is added, however good or bad the state is (IDM; Zhao et al. 2023). The set
+    is the mean of the images over the last fifth of the iterations, which takes the noise of single networks out.
+    """
+
+    name: ClassVar[str] = "blend"
+
+    factor: Count | None = None  # type: ignore[assignment]
+    """Every stored image holds so many times so many training images, in blocks that are enlarged (by default 4 below
+    10 images per class and 2 from then on, and less where blocks would be small or not whole)."""
+    average: Fraction = 0.2
+    """Return the mean of the images over about the last so many iterations, as a share of all of them; 0: the images as
+    they are after the last one."""
+    match: MatchConfig = dataclasses.field(
+        default_factory=lambda: MatchConfig(networks="pool", fresh=0.5, expert="same")
+    )
+
+    def default_calibration(self, config: Config) -> float:
+        """10: about as much as the distance, with the features of a ConvNet."""
+        return 10.0
+
+    def factor_of(self, config: Config, image_shape: tuple[int, ...]) -> int:
+        """The factor that is given, or the largest one that suits the images."""
+        most = 4 if config.ipc < 10 else 2
+        return self.factor or largest(image_shape, most, _SMALLEST_BLOCK)
