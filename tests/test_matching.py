@@ -1,6 +1,7 @@
 """What the methods of the family of distribution matching are composed of: networks, terms, units, factor, averages."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,12 @@ import optax
 import pytest
 from fitted import make_dataset
 
-from dmjax import methods, networks
+from dmjax import condense, methods, networks
 from dmjax.common.errors import UserError
-from dmjax.config import AugmentConfig, Config, NetworkConfig, PretrainedConfig
+from dmjax.config import AugmentConfig, CheckpointConfig, Config, NetworkConfig, PretrainedConfig
 from dmjax.data import factor
 from dmjax.data.sampling import random_images
+from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.methods import distances, embedding, network_queue, performance
 from dmjax.methods.base import DEVICES, Chunks, ClassData
 from dmjax.methods.cloud import Cloud, cross_entropy, observe
@@ -471,3 +473,35 @@ def test_observe_gives_layers_and_maps_where_they_are_wanted(dataset, rng):
     activations = networks.embed_all(problem.network, variables, images, weights).activations
     for ours, maps in zip(seen.attention, activations, strict=True):
         np.testing.assert_allclose(ours, distances.attention_map(maps, 2.0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["idm", "dsdm", "blend"])
+def test_a_run_that_was_killed_ends_in_the_same_bytes(dataset, tmp_path, name):
+    """Queue, history, average and trained networks are taken up again after the second of four iterations."""
+    plain = config_of(small(name), checkpoint=CheckpointConfig(every=2), chunk=2, images_every=0)
+    config = dataclasses.replace(plain, pretrained=dataclasses.replace(plain.pretrained, path=tmp_path / "pool"))
+    evaluation = dataclasses.replace(config.evaluation, networks=1, epochs=1, random_real=False)
+    config = dataclasses.replace(config, evaluation=evaluation)
+    whole, killed = (dataclasses.replace(config, workdir=tmp_path / folder) for folder in ("whole", "killed"))
+    expected = condense.condense(whole, dataset)
+    condense.condense(killed, dataset)
+    (killed.workdir / "synthetic.npz").unlink()
+    shutil.rmtree(killed.workdir / "checkpoints" / "4")
+    np.testing.assert_array_equal(condense.condense(killed, dataset).images, expected.images)
+
+
+def test_any_combination_from_the_command_line(run_command, tmp_path):
+    done = run_command(
+        *("dmjax.condense", "--config", "experiments/tiny.py", "--workdir", tmp_path, "--method", "match"),
+        *("--match.distance", "ncf", "--match.networks", "interpolated", "--match.calibration", 1, "--factor", 2),
+        *("--network.width", 4, "--network.depth", 1, "--iterations", 25, "--pretrained.networks", 1),
+        *("--pretrained.epochs", 1, "--pretrained.path", tmp_path / "pool", "--evaluation.networks", 1),
+        *("--evaluation.epochs", 1, "--evaluation.whole-dataset", "false"),
+    )
+    assert done.returncode == 0, done.stderr
+    made = SyntheticSet.load(tmp_path / "synthetic.npz")
+    assert made.factor == 2
+    assert made.metadata["config"]["method"]["match"]["distance"] == "ncf"
+    done = run_command("dmjax.condense", "--config", "experiments/tiny.py", "--factor", 3, "--workdir", tmp_path / "b")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["error: factor 3 does not divide images of 8x8; choose another one"]

@@ -281,8 +281,9 @@ class Matching(LearnedImages):
         """The normalised training images [n, H, W, D] that stored images of a class stand for, or a part of them."""
         factor = self.factor_of(problem.config, problem.image_shape)
         if factor > 1 or self.pixels:
-            units = images if self.pixels else images * problem.std + problem.mean
-            images = (unpack(units, factor) - problem.mean) / problem.std
+            mean, std = problem.mean.reshape(1, 1, 1, -1), problem.std.reshape(1, 1, 1, -1)
+            units = images if self.pixels else images * std + mean
+            images = (unpack(units, factor) - mean) / std
         most = self.batch_synthetic
         if most is not None and most < len(images):
             images = images[jax.random.permutation(key, len(images))[:most]]
