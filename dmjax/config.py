@@ -317,8 +317,8 @@ class BenchmarkConfig:
     repeat the flag for several."""
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
-    batch_real: Count = 256
-    """Real images per class and iteration."""
+    batch_real: Count | None = None
+    """Real images per class and iteration (by default the method's)."""
     class_chunk: Count | Literal["auto"] = "auto"
     """As for condensing."""
     image_chunk: Count | Literal["auto"] = "auto"

@@ -120,7 +120,10 @@ def _row(ablation: study.Study, name: str, config: Config) -> dict[str, Any] | N
         return None
     runs, seconds = ablation.varied.runs, ablation.varied.seconds
     shared = pilot["pretrain_seconds"] / runs
-    iterations = max(1, int((seconds - shared) / pilot["seconds_per_iteration"]))
+    iterations = int((seconds - shared) / pilot["seconds_per_iteration"])
+    if iterations < 1:
+        print(f"{name}: left out, its networks alone take {shared:.0f} of {seconds:g} s a set", file=sys.stderr)
+        return None
     method = dataclasses.replace(config.method, iterations=iterations)
     seeds = {f"{name}/run_{run}": config.seed + run for run in range(runs)}
     configs = {run: dataclasses.replace(config, method=method, seed=seed) for run, seed in seeds.items()}

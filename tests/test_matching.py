@@ -239,9 +239,6 @@ def test_which_states_are_drawn_and_which_is_their_expert(dataset):
         [1, 1, 3, 3],
     )
     assert embedding.bank(later, "random", "last", None) is None
-    problem.trained.states = [of_one[:1] for of_one in states]
-    with pytest.raises(UserError, match=r"one state have no course .* raise --pretrained\.states"):
-        embedding.bank(problem, "pool", "last", None)
 
 
 def test_a_share_of_the_iterations_has_a_fresh_network(dataset):
@@ -387,6 +384,9 @@ def test_a_network_of_the_queue_is_trained_by_sgd(dataset):
             "match.expert later chooses among the states of a pool",
         ),
         ({"match.layers": (1, 1), "match.distance": "attention"}, "match.layers names an activation twice"),
+        ({"queue.start": 5, "queue.size": 2}, "queue.start 5 is more than fit in a queue of --queue.size 2"),
+        ({"match.networks": "queue", "match.expert": "later"}, "match.expert later chooses among the states of a pool"),
+        ({"match.exponent": 0.5}, "match.exponent must be at least 1"),
     ],
 )
 def test_settings_that_contradict_each_other(changes, message):
@@ -400,7 +400,6 @@ def test_settings_that_contradict_each_other(changes, message):
         ({"factor": 3}, "factor 3 does not divide images of 8x8; choose another one"),
         ({"factor": 2, "ipc": 2}, "8 images of each class are needed to fill 2 with 4 each, and class '2' has 5"),
         ({"match.layers": (3,), "match.distance": "attention"}, "match.layers 3: the network has activations 1 to 2"),
-        ({"match.layers": (1,)}, "match.layers is for --match.distance attention"),
     ],
 )
 def test_settings_that_do_not_fit_the_images(dataset, changes, message):

@@ -62,7 +62,8 @@ def parse(name: str) -> Case:
 def settings(case: Case, config: BenchmarkConfig) -> Config:
     """The configuration of a run of a case."""
     method = methods.create(case.method)
-    method = fields.replace(method, {"batch_real": config.batch_real} if hasattr(method, "batch_real") else {})
+    if config.batch_real is not None and hasattr(method, "batch_real"):
+        method = fields.replace(method, {"batch_real": config.batch_real})
     shared = {name: getattr(config, name) for name in ("network", "augment", "class_chunk", "image_chunk", "memory_gb")}
     return experiment.resolve(Config(method=method, ipc=case.ipc, **shared))
 

@@ -27,22 +27,6 @@ def mean(r: jax.Array, rw: jax.Array, s: jax.Array, sw: jax.Array) -> jax.Array:
     return _where_both(rw, sw, _square_distance(average(_flat(r), rw), average(_flat(s), sw)))
 
 
-def attention(r: jax.Array, rw: jax.Array, s: jax.Array, sw: jax.Array, exponent: float) -> jax.Array:
-    """Squared distance of the mean attention maps of one layer, `||mean a(r) - mean a(s)||^2` (Sajedi et al. 2023).
-
-    The paper says that the exponent is 4, the authors' code passes 1.
-
-    Args:
-      r: Feature maps [B, h, w, channels].
-      rw: [B].
-      s: Feature maps [M, h, w, channels].
-      sw: [M].
-      exponent: The p of `attention_map`, at least 1.
-    """
-    maps = (average(attention_map(x, exponent), weights) for x, weights in ((r, rw), (s, sw)))
-    return _where_both(rw, sw, _square_distance(*maps))
-
-
 def attention_map(maps: jax.Array, exponent: float) -> jax.Array:
     """Where a layer looks: maps Z [n, h, w, channels] -> `a = sum_channels |Z|^p` of unit length [n, h * w].
 

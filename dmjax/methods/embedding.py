@@ -2,7 +2,7 @@
 
 A method draws one network an iteration to compare features in, and, where it wants one, an expert that classifies the
 synthetic images. Trained networks are fixed, so that they are loaded once and held by all devices (`Bank`); the queue
-of networks that train along is a state of its own (`dmjax.methods.queue`).
+of networks that train along is a state of its own (`dmjax.methods.network_queue`).
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from dmjax import networks
-from dmjax.common.errors import UserError
 from dmjax.evaluation import pretrained
 from dmjax.evaluation.pretrained import State
 from dmjax.methods.base import Problem
@@ -48,18 +47,13 @@ def bank(problem: Problem, source: str, expert: str, accuracy: tuple[float, floa
       accuracy: Bounds of the validation accuracy of the states that are drawn; None for all.
 
     Raises:
-      UserError: no state is within the bounds, or networks have one state only.
+      UserError: no state is within the bounds.
     """
     if source not in TRAINED:
         return None
     if problem.trained is None:
         return _stand_in(problem, source)
     every = problem.trained.all()
-    if source != "trained" and any(len(of_one) < 2 for of_one in every):
-        raise UserError(
-            "networks with one state have no course of training to draw from; raise --pretrained.states, or choose "
-            "--match.networks trained"
-        )
     kept = [_kept(of_one, source) for of_one in every]
     flat = [state for of_one in kept for state in of_one]
     numbers = {id(state): i for i, state in enumerate(flat)}

@@ -21,7 +21,7 @@ class MatchConfig:
     """Weight of the covariances for --match.distance covariance, divided by the number of features."""
     attention: Weight = 100.0
     """Weight of the attention maps for --match.distance attention."""
-    exponent: Positive = 1.0
+    exponent: Annotated[float, Range(1)] = 1.0
     """To which the activations are raised in an attention map."""
     layers: tuple[Count, ...] | None = None
     """Activations (1 is the first) whose attention maps are compared (by default all but the last)."""
@@ -39,9 +39,11 @@ class MatchConfig:
     updates: Count = 1
     """Times that the images move by the features of one network before the next is drawn."""
     calibration: Weight | None = None
-    """Weight of the cross entropy of the synthetic images in a trained network, the expert (default: the method's)."""
+    """Weight of the cross entropy of the synthetic images in a trained network, the expert (by default the method's);
+    of a queue's networks for each per cent of their accuracy."""
     expert: Literal["last", "later", "same"] = "last"
-    """Which state of the drawn network that is: its last one; one at most a tenth of the training later; the same."""
+    """Which state of the drawn network that is: its last one; one at most a tenth of the training later; the network
+    that features are compared in (of a queue always), which --match.fresh does not replace."""
     local_covariance: Weight = 0.0
     """Weight of the distance of the covariances between the channels of the last feature map."""
     centralization: Weight = 0.0

@@ -17,7 +17,7 @@ from dmjax import networks
 from dmjax.common.errors import UserError
 from dmjax.config import AugmentConfig, Config, Count, Fraction
 from dmjax.data import Dataset, augment, normalize, sampling
-from dmjax.data.factor import pack, unpack
+from dmjax.data.factor import Reduction, pack, unpack
 from dmjax.methods import distances, embedding, network_queue
 from dmjax.methods.base import CLASSES, DEVICES, ClassData, Condensed, Problem, map_classes, real_batch
 from dmjax.methods.cloud import Cloud, cross_entropy, observe
@@ -69,6 +69,8 @@ class Matching(LearnedImages):
     name: ClassVar[str] = "match"
     state_axes: ClassVar[Any] = MatchState(0, 0, 0, 0, None)
     statistics_axes: ClassVar[tuple[str, ...]] = (CLASSES, DEVICES)
+    reduction: ClassVar[Reduction] = "nearest"
+    """How real images are made smaller to start from, where there is a factor."""
 
     factor: Count = 1
     """Every stored image holds so many times so many training images, in blocks that are enlarged."""
@@ -115,8 +117,14 @@ class Matching(LearnedImages):
             raise UserError("match.expert later chooses among the states of a pool; give --match.networks pool")
         if self.pixels and config.data.zca:
             raise UserError("whitened images have no bounds; give --pixels false, or leave out --data.zca")
+        if match.networks == "queue" and match.expert == "later":
+            raise UserError(
+                "match.expert later chooses among the states of a pool; a queue's networks judge themselves"
+            )
         if match.layers is not None and len(set(match.layers)) < len(match.layers):
             raise UserError("match.layers names an activation twice")
+        if queue.start > queue.size:
+            raise UserError(f"queue.start {queue.start} is more than fit in a queue of --queue.size {queue.size}")
         if queue.every is None:
             queue = dataclasses.replace(queue, every=5 if config.ipc == 1 else 30)
         return dataclasses.replace(super().resolve(config), match=match, queue=queue)
@@ -149,14 +157,14 @@ class Matching(LearnedImages):
     def _layers(self, network: Any, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The activations, counted from 0, whose attention maps are compared."""
         if self.match.distance != "attention":
-            if self.match.layers:
-                raise UserError("match.layers is for --match.distance attention")
             return ()
         there = networks.num_activations(network, image_shape)
         layers = tuple(range(1, there)) if self.match.layers is None else self.match.layers
-        if not layers or max(layers) > there:
-            names = f"activations 1 to {there}" if there else "no activations to compare"
-            raise UserError(f"match.layers {' '.join(map(str, layers)) or '(none)'}: the network has {names}")
+        if not layers:
+            raise UserError(f"attention maps are compared at all activations but the last, and the network has {there}")
+        if max(layers) > there:
+            names = f"activations 1 to {there}" if there else "no activations"
+            raise UserError(f"match.layers {' '.join(map(str, layers))}: the network has {names}")
         return tuple(layer - 1 for layer in layers)
 
     def factor_of(self, config: Config, image_shape: tuple[int, ...]) -> int:
@@ -182,7 +190,7 @@ class Matching(LearnedImages):
             self.check(config, problem.dataset)
             factor = self.factor_of(config, problem.image_shape)
             real = sampling.random_images(problem.dataset, config.ipc * factor**2, key)
-            real = np.stack([pack(of_class, factor) for of_class in real])
+            real = np.stack([pack(of_class, factor, self.reduction) for of_class in real])
             images = normalize(real, problem.mean, problem.std)
             images = real.astype(np.float32) / 255 if self.pixels else images
         state = self.state_of(images)
@@ -256,7 +264,8 @@ class Matching(LearnedImages):
             shown = augment.apply(siamese, self._shown(problem, jax.random.fold_in(key, 1), images))
             weights = jnp.broadcast_to(there, shown.shape[:1])
             label, chunk = of_class.index, problem.chunks.synthetic
-            at_once = label if self.match.calibration and self._is_its_own_expert(problem) else None
+            in_one_pass = self._is_its_own_expert() and hasattr(problem.network, "classify")
+            at_once = label if self.match.calibration and in_one_pass else None
             synthetic = self._observe(problem, drawn.variables, shown, weights, chunk, at_once)
             total = self.match.weight * self.distance(jax.random.fold_in(key, 2), real, synthetic)
             mean = distances.average(synthetic.features, weights)
@@ -289,10 +298,9 @@ class Matching(LearnedImages):
             images = images[jax.random.permutation(key, len(images))[:most]]
         return images
 
-    def _is_its_own_expert(self, problem: Problem) -> bool:
-        """Whether the network that is matched in classifies the images too, in one pass."""
-        same = self.match.networks in ("queue", "trained") or self.match.expert == "same"
-        return same and not self.match.fresh and hasattr(problem.network, "classify")
+    def _is_its_own_expert(self) -> bool:
+        """Whether the network that is matched in classifies the images too."""
+        return (self.match.networks in ("queue", "trained") or self.match.expert == "same") and not self.match.fresh
 
     def _observe(
         self, problem: Problem, variables: Any, images: Any, weights: Any, chunk: int | None, label: Any = None
@@ -360,8 +368,7 @@ class Matching(LearnedImages):
     def forward_passes(self, config: Config, num_classes: int, image_shape: tuple[int, ...], real: int) -> float:
         """Real images only go forward; a gradient costs as much as two more passes, and training along likewise."""
         embedded = self.synthetic_images(config, image_shape)
-        own = self.match.networks in ("queue", "trained") or self.match.expert == "same"
-        again = embedded if self.match.calibration and not own else 0
+        again = embedded if self.match.calibration and not self._is_its_own_expert() else 0
         trained = self.queue.trained * self.queue.steps * self.queue.batch_size if self.match.networks == "queue" else 0
         return self.match.updates * num_classes * (real + 3 * (embedded + again)) + 3 * trained
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dmjax import networks
 from dmjax.config import Count, Positive
 from dmjax.methods import embedding, optimizer, performance
 from dmjax.methods.base import ClassData, Problem, gather
@@ -54,26 +55,23 @@ class Queue(NamedTuple):
 
 
 def start(problem: Problem, config: QueueConfig, key: jax.Array) -> Queue:
-    """The queue before the first iteration: `config.start` random networks."""
+    """The queue before the first iteration: `config.start` random networks, and room for the others."""
     keys = jax.random.split(key, config.size)
     variables = jax.jit(jax.vmap(lambda k: embedding.random(problem, k)))(keys)
     momentum = jax.tree.map(jnp.zeros_like, variables["params"])
-    count = jnp.int32(min(config.start, config.size))
+    count = jnp.int32(config.start)
     return Queue(variables, momentum, count, jnp.int32(0), jnp.float32(0))
 
 
 def grow(problem: Problem, config: QueueConfig, key: jax.Array, queue: Queue) -> Queue:
     """The queue with a new random network where it is time for one."""
     due = (queue.iteration > 0) & (queue.iteration % (config.every or 1) == 0)
-
-    def add(queue):
-        place, fresh = queue.count % config.size, embedding.random(problem, key)
-        put = lambda leaf, new: leaf.at[place].set(new)  # noqa: E731
-        variables = jax.tree.map(put, queue.variables, fresh)
-        momentum = jax.tree.map(lambda leaf: leaf.at[place].set(0), queue.momentum)
-        return queue._replace(variables=variables, momentum=momentum, count=queue.count + 1)
-
-    return jax.lax.cond(due, add, lambda queue: queue, queue)
+    place, fresh = queue.count % config.size, embedding.random(problem, key)
+    # One place is written in any case: a branch would copy the whole queue.
+    put = lambda leaf, new: leaf.at[place].set(jnp.where(due, new, leaf[place]))  # noqa: E731
+    variables = jax.tree.map(put, queue.variables, fresh)
+    momentum = jax.tree.map(put, queue.momentum, jax.tree.map(jnp.zeros_like, fresh["params"]))
+    return queue._replace(variables=variables, momentum=momentum, count=queue.count + jnp.int32(due))
 
 
 def draw(config: QueueConfig, key: jax.Array, queue: Queue) -> Any:
@@ -88,8 +86,10 @@ def _index(config: QueueConfig, key: jax.Array, queue: Queue) -> jax.Array:
 def train(problem: Problem, config: QueueConfig, key: jax.Array, queue: Queue, data: ClassData) -> Queue:
     """The queue after some of its networks were trained on real images without augmentation.
 
-    All devices train on the images of all classes, so that they have the same queue to the last bit.
+    All devices train on the images of all classes, so that they have the same queue to the last bit, and batch norm
+    needs no statistics of other devices.
     """
+    network = networks.create(problem.config.network, problem.num_classes, problem.image_shape)
     sgd = optax.chain(optax.add_decayed_weights(_WEIGHT_DECAY), optax.sgd(config.learning_rate, momentum=_MOMENTUM))
 
     def train_one(queue, key):
@@ -103,10 +103,11 @@ def train(problem: Problem, config: QueueConfig, key: jax.Array, queue: Queue, d
             variables, state, accuracy = carry
             targets = performance.draw_targets(problem, jax.random.fold_in(batch_key, i), data, config.batch_size)
             images, labels, weights = (_of_all(problem, leaf, data) for leaf in targets)
+            there = jnp.float32(weights > 0)
 
             def loss(params):
-                logits, new = problem.network.apply(
-                    {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+                logits, new = network.apply(
+                    {**variables, "params": params}, images, train=True, weights=there, mutable=["batch_stats"]
                 )
                 losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
                 right = (logits.argmax(axis=-1) == labels).astype(jnp.float32)
