@@ -2,14 +2,16 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from fitted import make_dataset
-from test_matching import Untrained, config_of, problem_of
+from test_matching import Untrained, config_of, problem_of, run, small
 
-from dmjax.config import AugmentConfig
+from dmjax import networks
+from dmjax.config import AugmentConfig, DataConfig, NetworkConfig
 from dmjax.methods import embedding, network_queue
 from dmjax.methods.base import ClassData
 from dmjax.methods.cloud import Cloud
@@ -17,6 +19,7 @@ from dmjax.methods.embedding import Drawn
 from dmjax.methods.match_config import MatchConfig
 from dmjax.methods.matching import Matching
 from dmjax.methods.network_queue import QueueConfig
+from dmjax.settings import fields
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +115,7 @@ def test_the_loss_is_the_weighted_sum_in_the_networks_that_were_drawn(dataset, r
     variables, other = (embedding.random(problem, jax.random.key(i)) for i in range(2))
     drawn = Drawn(variables, other if expert == "last" else variables)
     count = int(dataset.counts[label])
-    of_class = ClassData(dataset.images[label], jnp.int32(count), jnp.int32(label))
+    of_class = ClassData(jnp.asarray(dataset.images[label]), jnp.int32(count), jnp.int32(label))
     images = jnp.float32(rng.normal(size=(2, *dataset.image_shape)))
     ours = jax.jit(
         lambda drawn, images: config.method._loss_and_gradient(
@@ -147,3 +150,78 @@ def test_the_weight_of_the_cross_entropy_follows_the_accuracy_of_a_queue(dataset
     problem = dataclasses.replace(problem_of(trained, dataset), trained=Untrained(problem, networks=1))
     assert trained.method._draw(problem, key, None, trained.method.constants(problem))[1] == 0.5
     assert config_of(Matching()).method._draw(problem, key, None, None)[1] == 0
+
+
+@pytest.mark.parametrize("name", ["dance", "dsdm", "idm", "datadam", "iid"])
+def test_batch_norm_has_the_statistics_of_all_classes_on_any_number_of_devices(dataset, name):
+    """Three classes on one device, and on two, of which one has a class that only pads and must not count."""
+    network = networks.resolve(NetworkConfig(width=4, depth=2, norm="batch"))
+    config = dataclasses.replace(config_of(small(name)), network=network)
+    one, losses = run(config, dataset)
+    assert np.isfinite(losses).all()
+    start = config.method.start(problem_of(config, dataset), config.seed)
+    assert np.abs(one.images - start.images).max() > 0
+    two, again = run(config, dataset, devices=2, length=1, times=2)
+    for ours, theirs in zip(jax.tree.leaves(two), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(again, losses, rtol=1e-3)
+
+
+class Own(nn.Module):
+    """A network of someone's own, which classifies by nothing of its own."""
+
+    num_classes: int
+
+    def setup(self):
+        self.conv, self.dense = nn.Conv(4, (3, 3)), nn.Dense(self.num_classes)
+
+    def embed(self, x):
+        return nn.tanh(self.conv(x))
+
+    def __call__(self, x):
+        return self.dense(self.embed(x).mean((1, 2)))
+
+
+@pytest.mark.parametrize("name", ["dance", "blend", "idm"])
+def test_a_network_of_ones_own_is_matched_in_and_an_expert(dataset, name):
+    """Its logits come from a second pass: against the same without cross entropy, which is about log 3 by chance."""
+    network = networks.resolve(NetworkConfig(name=f"{__name__}:Own"))
+    config = dataclasses.replace(config_of(small(name)), network=network)
+    moved, losses = run(config, dataset)
+    start = config.method.start(problem_of(config, dataset), config.seed)
+    assert np.isfinite(losses).all()
+    assert (np.abs(moved.images - start.images).max(axis=(1, 2, 3, 4)) > 0).all()
+    method = fields.replace(config.method, {"match.calibration": 0.0})
+    _, without = run(dataclasses.replace(config, method=method), dataset)
+    added = losses - without
+    if name == "idm":  # its networks have no accuracy before they are trained, which is after the first iteration
+        assert (added[0] == 0).all()
+        assert (added[1] > 0).all()
+    else:
+        np.testing.assert_allclose(added[0], config.method.match.calibration * np.log(3), rtol=0.3)
+
+
+@pytest.mark.parametrize("name", ["datadam", "idm"])
+def test_whitened_images_are_moved_in_their_units(dataset, name):
+    """They have no bounds; a set that starts from them and unpacks ends with images outside of [0, 1]."""
+    white = dataset.whitened(0.1)
+    config = config_of(small(name), data=DataConfig(source="digits", zca=True))
+    moved, losses = run(config, white, length=1)
+    start = config.method.start(problem_of(config, white), config.seed)
+    assert np.isfinite(losses).all()
+    assert 0 < np.abs(moved.images - start.images).max() < np.inf
+    made = config.method.finish(problem_of(config, white), moved)
+    np.testing.assert_array_equal(made.images, moved.images)
+    assert made.images.min() < 0
+
+
+def test_images_within_bounds_cannot_be_whitened(run_command, tmp_path):
+    flags = ("--config", "experiments/tiny.py", "--data.zca", "true", "--workdir", tmp_path / "run")
+    done = run_command("dmjax.condense", *flags, "--method", "dance")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: whitened images have no bounds; give --pixels false, or leave out --data.zca"
+    ]
+    assert not (tmp_path / "run").exists()
+    data = DataConfig(source="digits", zca=True)
+    assert not config_of(small("dance", pixels=False), data=data).method.pixels
