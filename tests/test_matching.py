@@ -437,7 +437,7 @@ def test_defaults_follow_the_images_per_class():
     [
         ((32, 32, 3), 1, 4),
         ((32, 32, 3), 10, 2),
-        ((28, 28, 1), 1, 4),  # blocks of 7 pixels
+        ((28, 28, 1), 1, 2),  # a quarter of it would be 7 pixels
         ((64, 64, 3), 9, 4),
         ((30, 30, 3), 1, 3),
         ((31, 31, 3), 1, 1),

@@ -8,7 +8,7 @@ from dmjax.data.factor import largest
 from dmjax.methods.match_config import MatchConfig
 from dmjax.methods.matching import Matching
 
-_SMALLEST_BLOCK = 7  # pixels of a side; fewer hold too little of an image
+_SMALLEST_BLOCK = 8  # pixels of a side; fewer hold too little of an image
 
 
 @dataclasses.dataclass(frozen=True)
