@@ -215,6 +215,11 @@ class EvaluationConfig:
     whole_epochs: Count = 30
     """Passes over the whole training set."""
 
+    @property
+    def is_taught(self) -> bool:
+        """Whether the labels are those of the networks of --pretrained."""
+        return self.labels in ("teacher", "teacher-views")
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:

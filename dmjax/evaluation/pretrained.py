@@ -179,6 +179,10 @@ class TrainedNetworks:
         self._used.add(index)
         return self._first(index + 1)[index][-1]
 
+    def about(self) -> dict[str, Any]:
+        """All that the last states of all configured networks depend on, as plain JSON values."""
+        return {**_about(self._config, self._dataset), "networks": self._config.pretrained.networks}
+
     @property
     def seconds(self) -> float:
         return sum(self._known[index][-1].seconds for index in self._used)
