@@ -262,6 +262,20 @@ def test_labels_are_stored_hard_or_those_of_a_teacher(tmp_path, dataset, rng, mo
     jax.tree.map(lambda a, *b: np.testing.assert_array_equal(a, np.stack(b)), teachers, *pool)
 
 
+def test_one_set_is_labelled_once_and_a_new_draw_each_time(tmp_path, dataset, monkeypatch):
+    config, labelled, learned = config_of(tmp_path, labels="teacher", networks=3, epochs=1), [], []
+    teach, train = training.teach, training.train
+    monkeypatch.setattr(training, "teach", lambda *arguments: labelled.append(teach(*arguments)) or labelled[-1])
+    monkeypatch.setattr(training, "train", lambda *arguments: learned.append(arguments[3]) or train(*arguments))
+    judge(config, dataset, set_of(dataset))
+    assert len(labelled) == 1
+    assert [examples.labels is labelled[0] for examples in learned] == [True] * 3
+    judge_random_real(config, dataset, 1)
+    assert len(labelled) == 4
+    assert [examples.labels is labels for examples, labels in zip(learned[3:], labelled[1:], strict=True)] == [True] * 3
+    assert not np.array_equal(learned[3].images, learned[4].images)
+
+
 @pytest.mark.parametrize("labels", ["teacher", "teacher-views"])
 def test_accuracies_under_one_teacher_are_not_those_under_another(tmp_path, dataset, monkeypatch, labels):
     """Neither those of an interrupted evaluation nor those of a study; the folder of the pool makes no difference."""

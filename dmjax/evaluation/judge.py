@@ -121,7 +121,7 @@ def judge(
     check_fits(synthetic, dataset)
     moments = synthetic.mean, synthetic.std
     placed, content = place(synthetic), synthetic.digest() if resume_file else ""
-    return _judge(settings, dataset, moments, lambda i: placed, _epochs(settings), description, content, resume_file)
+    return _judge(settings, dataset, moments, placed, _epochs(settings), description, content, resume_file)
 
 
 def judge_random_real(
@@ -151,7 +151,7 @@ def judge_whole(settings: Settings, dataset: Dataset, resume_file: Path | None =
     whole = place_whole(dataset)
     epochs = settings.evaluation.whole_epochs
     description = "whole training set"
-    return _judge(settings, dataset, moments, lambda i: whole, epochs, description, "all", resume_file, "hard")
+    return _judge(settings, dataset, moments, whole, epochs, description, "all", resume_file, "hard")
 
 
 def check_fits(synthetic: SyntheticSet, dataset: Dataset) -> None:
@@ -200,16 +200,16 @@ def _judge(
     settings: Settings,
     dataset: Dataset,
     moments: tuple[np.ndarray, np.ndarray],
-    set_of: Callable[[int], Examples],
+    sets: Examples | Callable[[int], Examples],
     epochs: int,
     description: str,
     content: str,
     resume_file: Path | None,
     labels: str | None = None,
 ) -> Accuracy:
-    """Trains network i on `set_of(i)`, all with the same compiled programs; `content` tells the sets from others.
+    """Trains all networks on one set, or network i on `sets(i)`, with the same compiled programs.
 
-    With `labels` they are of this kind, whatever the settings say.
+    `content` tells the sets from others. With `labels` they are of this kind, whatever the settings say.
     """
     test = training.test_examples(dataset.test_images, dataset.test_labels, *moments)
     network = networks.create(settings.network, dataset.num_classes, dataset.image_shape)
@@ -222,8 +222,13 @@ def _judge(
     def teachers() -> Any:
         return pool and jax.device_put(pretrained.stack([of_one[-1] for of_one in pool.all()]))
 
+    def labelled(examples: Examples) -> Examples:
+        return _labelled(network, recipe, examples, teachers())
+
+    one = None if callable(sets) else functools.cache(functools.partial(labelled, sets))  # labelled once
+
     def train_and_test(i: int, on_progress: Callable[[float], None]) -> Tested:
-        examples = _labelled(network, recipe, set_of(i), teachers())
+        examples = labelled(sets(i)) if one is None else one()
         per_view = teachers() if recipe.labels == "teacher-views" else None
         total = epochs * -(-len(examples.labels) // min(recipe.batch_size, len(examples.labels)))
         each = lambda steps: on_progress(steps / total)  # noqa: E731
