@@ -19,6 +19,7 @@ from dmjax.config import (
     AugmentConfig,
     Config,
     DataConfig,
+    EvaluateConfig,
     EvaluationConfig,
     NetworkConfig,
     PretrainedConfig,
@@ -26,11 +27,12 @@ from dmjax.config import (
 from dmjax.data import load
 from dmjax.evaluation import pretrained, training
 from dmjax.evaluation.training import Examples
+from dmjax.methods import embedding
 from dmjax.methods.base import Chunks, ClassData
 from dmjax.methods.embedding import Bank
 from dmjax.methods.match_config import MatchConfig
 from dmjax.methods.optimizer import OptimizerConfig
-from dmjax.run.program import make_problem
+from dmjax.run.program import make_abstract_problem, make_problem
 from dmjax.settings import experiment
 
 CONFIG = experiment.resolve(
@@ -210,6 +212,39 @@ def test_the_strategy_is_that_of_matching_unless_given():
     assert experiment.resolve(dataclasses.replace(open_again, method="herding")).pretrained.batch_size == 256
     with pytest.raises(UserError, match=r"pretrained\.momentum must be below 1"):
         experiment.resolve(changed(CONFIG, momentum=1.0))
+
+
+@pytest.mark.parametrize(
+    ("method", "pool"),
+    [
+        *(("dm", (5, 20, 20, "early")), ("herding", (5, 20, 20, "early")), ("dance", (5, 60, 20, "early"))),
+        *(("ncfm", (20, 60, 20, "early")), ("dsdm", (10, 20, 20, "early")), ("tgdd", (5, 60, 60, "even"))),
+        ("blend", (5, 8, 8, "early")),
+    ],
+)
+def test_a_pool_is_the_methods_unless_given(method, pool):
+    def found(config):
+        settings = experiment.resolve(config).pretrained
+        return settings.networks, settings.epochs, settings.states, settings.spacing
+
+    config = Config(method=method)
+    assert found(config) == pool
+    assert found(changed(config, epochs=3)) == (pool[0], 3, *pool[2:])
+    other = "early" if pool[3] == "even" else "even"
+    assert found(changed(config, networks=1, states=2, spacing=other)) == (1, pool[1], 2, other)
+    assert found(EvaluateConfig(method=method)) == pool  # its teachers
+    given = changed(config, epochs=3)
+    assert experiment.undecided(experiment.resolve(given), given).pretrained == given.pretrained
+
+
+@pytest.mark.parametrize("source", ["pool", "trained", "interpolated"])
+def test_the_stand_in_for_a_pool_that_is_left_open(source):
+    method = dmjax.methods.create("match")
+    method = dataclasses.replace(method, match=MatchConfig(networks=source))
+    config = experiment.resolve(Config(method=method, network=CONFIG.network))
+    made = embedding.bank(make_abstract_problem(config, 10, (8, 8, 1), np.zeros(1), np.ones(1)), source, "last", None)
+    each = {"pool": 21, "trained": 1, "interpolated": 2}[source]
+    assert {len(leaf) for leaf in jax.tree.leaves(made.states)} == {5 * each}
 
 
 def test_even_states_are_those_after_every_epoch(config, dataset):

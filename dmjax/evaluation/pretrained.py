@@ -95,7 +95,7 @@ def states(
     networks.create(config.network, dataset.num_classes, dataset.image_shape)  # what does not fit is said first
     folder = config.pretrained.path or _default_folder(config, about)
     with _claimed(folder, about):
-        places = [folder / f"network_{i:03d}" for i in range(config.pretrained.networks)]
+        places = [folder / f"network_{i:03d}" for i in range(_count(config))]
         known = [_listed(place).states for place in places]
         unfinished = {i: of_one for i, of_one in enumerate(known) if len(of_one) < len(steps)}
         task = _Task(config, dataset) if unfinished else None
@@ -149,8 +149,9 @@ class TrainedNetworks:
 
     def all(self) -> list[list[State]]:
         """The states of all configured networks."""
-        self._used.update(range(self._config.pretrained.networks))
-        return self._first(self._config.pretrained.networks)
+        count = _count(self._config)
+        self._used.update(range(count))
+        return self._first(count)
 
     def first_and_last(self) -> tuple[Any, Any]:
         """The variables of all N networks before and after their training: two trees of arrays [N, ...] on the host."""
@@ -175,13 +176,13 @@ class TrainedNetworks:
 
     def last_of(self, seed: int) -> State:
         """The last state of the network that belongs to a seed: seeds take the configured networks in turn."""
-        index = seed % self._config.pretrained.networks
+        index = seed % _count(self._config)
         self._used.add(index)
         return self._first(index + 1)[index][-1]
 
     def about(self) -> dict[str, Any]:
         """All that the last states of all configured networks depend on, as plain JSON values."""
-        return {**_about(self._config, self._dataset), "networks": self._config.pretrained.networks}
+        return {**_about(self._config, self._dataset), "networks": _count(self._config)}
 
     @property
     def seconds(self) -> float:
@@ -219,6 +220,11 @@ def select(states: Sequence[Sequence[State]], accuracy: tuple[float, float] | No
 def stack(states: Sequence[State]) -> Any:
     """The variables of K states as one tree of arrays [K, ...] on the host."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(state.load() for state in states))
+
+
+def _count(config: Config | EvaluateConfig) -> int:
+    assert config.pretrained.networks is not None, "the configuration is not resolved"
+    return config.pretrained.networks
 
 
 def _recipe(config: Config | EvaluateConfig) -> Recipe:
@@ -353,9 +359,16 @@ def trained_on(config: Config | EvaluateConfig, dataset: Dataset) -> np.ndarray:
 
 def _steps(config: Config | EvaluateConfig, dataset: Dataset) -> list[int]:
     """The steps whose states are saved."""
-    images = int(dataset.counts.sum()) - _held_out(config, dataset)
-    plan = training.make_plan(_recipe(config), images, config.pretrained.epochs)
-    return milestones(plan.total, config.pretrained.states, config.pretrained.spacing)
+    settings, plan = config.pretrained, _plan(config, int(dataset.counts.sum()) - _held_out(config, dataset))
+    assert settings.states is not None, "the configuration is not resolved"
+    assert settings.spacing is not None, "the configuration is not resolved"
+    return milestones(plan.total, settings.states, settings.spacing)
+
+
+def _plan(config: Config | EvaluateConfig, images: int) -> training.Plan:
+    """How networks are trained on so many images."""
+    assert config.pretrained.epochs is not None, "the configuration is not resolved"
+    return training.make_plan(_recipe(config), images, config.pretrained.epochs)
 
 
 class _Task:
@@ -370,7 +383,7 @@ class _Task:
         self.validation = training.test_examples(images[held_out], labels[held_out], dataset.mean, dataset.std)
         self.network = networks.create(config.network, dataset.num_classes, dataset.image_shape)
         self.recipe = _recipe(config)
-        self.plan = training.make_plan(self.recipe, len(chosen), config.pretrained.epochs)
+        self.plan = _plan(config, len(chosen))
         self.steps = _steps(config, dataset)
 
     def train(
