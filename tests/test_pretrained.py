@@ -254,27 +254,6 @@ def test_even_states_are_those_after_every_epoch(config, dataset):
     assert [state.step for state in states] == [0, per_epoch, 2 * per_epoch, 3 * per_epoch]
 
 
-def test_first_and_last_states_and_trajectories(config, dataset):
-    """Stacked over networks, and over the states of each."""
-    known, trained = pretrained.states(config, dataset), pretrained.TrainedNetworks(config, dataset)
-    first, last = trained.first_and_last()
-    whole = trained.trajectories(at_least=5)
-    for n, of_one in enumerate(known):
-        for s, state in enumerate(of_one):
-            jax.tree.map(lambda x, y, n=n, s=s: np.testing.assert_array_equal(x[n, s], y), whole, state.load())
-        jax.tree.map(lambda x, y, n=n: np.testing.assert_array_equal(x[n], y), first, of_one[0].load())
-        jax.tree.map(lambda x, y, n=n: np.testing.assert_array_equal(x[n], y), last, of_one[-1].load())
-    assert {leaf.shape[:2] for leaf in jax.tree.leaves(whole)} == {(2, 5)}
-    assert trained.seconds == sum(of_one[-1].seconds for of_one in known)
-
-
-def test_too_few_states_are_said_before_anything_is_trained(config, dataset, tmp_path):
-    trained = pretrained.TrainedNetworks(changed(config, states=1), dataset)
-    with pytest.raises(UserError, match=r"pretrained\.states 1 keeps 2 states of a network.* where 3 are needed; give"):
-        trained.trajectories(at_least=3)
-    assert not (tmp_path / "pool").exists()
-
-
 def test_networks_that_are_trained_as_one_program(config, dataset, tmp_path, monkeypatch):
     """Three in groups of two, stopped in the middle: those of one after another but for rounding."""
     alone = pretrained.states(changed(config, networks=3), dataset)

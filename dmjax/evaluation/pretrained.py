@@ -153,27 +153,6 @@ class TrainedNetworks:
         self._used.update(range(count))
         return self._first(count)
 
-    def first_and_last(self) -> tuple[Any, Any]:
-        """The variables of all N networks before and after their training: two trees of arrays [N, ...] on the host."""
-        every = self.all()
-        return stack([of_one[0] for of_one in every]), stack([of_one[-1] for of_one in every])
-
-    def trajectories(self, at_least: int = 2) -> Any:
-        """The variables of all N networks in all their S states, as a tree of arrays [N, S, ...] on the host.
-
-        Args:
-          at_least: How many states a network needs to have; a `UserError` says so before anything is trained.
-        """
-        kept = len(_steps(self._config, self._dataset))
-        if kept < at_least:
-            raise UserError(
-                f"pretrained.states {self._config.pretrained.states} keeps {kept} states of a network, the initial one "
-                f"included, where {at_least} are needed; give a larger --pretrained.states, or train longer"
-            )
-        every = self.all()
-        together = stack([state for of_one in every for state in of_one])
-        return jax.tree.map(lambda leaf: leaf.reshape(len(every), kept, *leaf.shape[1:]), together)
-
     def last_of(self, seed: int) -> State:
         """The last state of the network that belongs to a seed: seeds take the configured networks in turn."""
         index = seed % _count(self._config)
