@@ -270,7 +270,8 @@ class Comparison:
         papers = dataclasses.replace(papers, evaluation=named if plain == papers.evaluation else plain)
         if self._network(own) == self._network(papers):  # however it is written
             papers = dataclasses.replace(papers, network=own.network)
-        matters = {"network", "augment", "evaluation", *(["pretrained"] if method.uses_trained_networks() else [])}
+        uses_pool = method.uses_trained_networks() or own.evaluation.is_taught
+        matters = {"network", "augment", "evaluation", *(["pretrained"] if uses_pool else [])}
         own_fields = fields.flatten(own.method) if ipc is not None else {}
         ignored = {*_NO_MATTER, "evaluation.epochs" if ipc is None else "evaluation.whole_epochs"}
         reference = {**fields.flatten(papers), "evaluation.whole_epochs": None}  # the papers do not say

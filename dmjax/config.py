@@ -125,15 +125,16 @@ class PretrainedConfig:
 
     path: Path | None = None
     """The folder in which they are saved for all runs (default: one in the cache that belongs to these settings)."""
-    networks: Count = 5
-    """How many networks, each with its own initialisation; more of them are added to those that are there."""
-    epochs: Count = 20
-    """Passes of each over the training images."""
-    states: Count = 20
-    """States saved of each besides the initial one."""
-    spacing: Literal["early", "even"] = "early"
+    networks: Count | None = None
+    """How many networks, each with its own initialisation; more of them are added to those that are there (by default
+    the method's, 5 for most)."""
+    epochs: Count | None = None
+    """Passes of each over the training images (by default the method's, 20 for most)."""
+    states: Count | None = None
+    """States saved of each besides the initial one (by default the method's, 20 for most)."""
+    spacing: Literal["early", "even"] | None = None
     """early: close together at the start, where accuracy rises fast; even: at equal distances, which are epochs where
-    --pretrained.states is --pretrained.epochs."""
+    --pretrained.states is --pretrained.epochs (by default the method's, early for most)."""
     batch_size: Count | None = None
     """Images per training step (by default what the method's authors use, 64 for most)."""
     learning_rate: Positive = 0.01
@@ -214,6 +215,11 @@ class EvaluationConfig:
     """Train on the whole real training set too (the upper bound)."""
     whole_epochs: Count = 30
     """Passes over the whole training set."""
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether the labels are those of the networks of --pretrained."""
+        return self.labels in ("teacher", "teacher-views")
 
 
 @dataclasses.dataclass(frozen=True)

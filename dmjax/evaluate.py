@@ -154,10 +154,9 @@ def _main(arguments: list[str]) -> None:
         raise UserError(f"{config.method.own_evaluation} trains no network; leave out --pool {config.pool}")
     if config.factor > 1 and config.random_real is None:
         raise UserError("--factor is for --random-real; a synthetic set has its own")
-    teacher = config.evaluation.labels in ("teacher", "teacher-views")
-    if teacher and config.own:
+    if config.evaluation.is_taught and config.own:
         raise UserError(f"{config.method.own_evaluation} has labels of its own; leave out --evaluation.labels")
-    if teacher and config.pool is not None:
+    if config.evaluation.is_taught and config.pool is not None:
         raise UserError(
             "the teachers are the networks of --pretrained, which are of one kind; leave out "
             f"--pool {config.pool} and name one with --network.name, or leave out --evaluation.labels"

@@ -63,6 +63,14 @@ def test_differences_name_fields_and_leave_out_what_is_not_part_of_the_run():
     assert fields.differences(fields.to_dict(old), new) == ["iterations: 20000 -> 3", "ipc: 10 -> 1"]
 
 
+@pytest.mark.parametrize(("labels", "matters"), [("stored", False), ("teacher", True), ("teacher-views", True)])
+def test_the_pool_is_part_of_a_run_where_it_labels(labels, matters):
+    old = experiment.resolve(Config(evaluation=configuration.EvaluationConfig(labels=labels)))
+    new = dataclasses.replace(old, pretrained=dataclasses.replace(old.pretrained, learning_rate=0.5, path=Path("x")))
+    expected = ["pretrained.learning_rate: 0.01 -> 0.5"] if matters else []
+    assert fields.differences(fields.to_dict(old), new) == expected
+
+
 def test_a_configuration_from_before_methods_had_settings_of_their_own():
     old = {"method": "dsa", "iterations": 7, "init": None, "gradient": {"outer": 3}, "embedding": {}, "ipc": 2}
     config = fields.config_from_dict(old)

@@ -19,6 +19,7 @@ from dmjax.config import (
     AugmentConfig,
     Config,
     DataConfig,
+    EvaluateConfig,
     EvaluationConfig,
     NetworkConfig,
     PretrainedConfig,
@@ -26,11 +27,12 @@ from dmjax.config import (
 from dmjax.data import load
 from dmjax.evaluation import pretrained, training
 from dmjax.evaluation.training import Examples
+from dmjax.methods import embedding
 from dmjax.methods.base import Chunks, ClassData
 from dmjax.methods.embedding import Bank
 from dmjax.methods.match_config import MatchConfig
 from dmjax.methods.optimizer import OptimizerConfig
-from dmjax.run.program import make_problem
+from dmjax.run.program import make_abstract_problem, make_problem
 from dmjax.settings import experiment
 
 CONFIG = experiment.resolve(
@@ -212,32 +214,44 @@ def test_the_strategy_is_that_of_matching_unless_given():
         experiment.resolve(changed(CONFIG, momentum=1.0))
 
 
+@pytest.mark.parametrize(
+    ("method", "pool"),
+    [
+        *(("dm", (5, 20, 20, "early")), ("herding", (5, 20, 20, "early")), ("dance", (5, 60, 20, "early"))),
+        *(("ncfm", (20, 60, 20, "early")), ("dsdm", (10, 20, 20, "early")), ("tgdd", (5, 60, 60, "even"))),
+        ("blend", (5, 8, 8, "early")),
+    ],
+)
+def test_a_pool_is_the_methods_unless_given(method, pool):
+    def found(config):
+        settings = experiment.resolve(config).pretrained
+        return settings.networks, settings.epochs, settings.states, settings.spacing
+
+    config = Config(method=method)
+    assert found(config) == pool
+    assert found(changed(config, epochs=3)) == (pool[0], 3, *pool[2:])
+    other = "early" if pool[3] == "even" else "even"
+    assert found(changed(config, networks=1, states=2, spacing=other)) == (1, pool[1], 2, other)
+    assert found(EvaluateConfig(method=method)) == pool  # its teachers
+    given = changed(config, epochs=3)
+    assert experiment.undecided(experiment.resolve(given), given).pretrained == given.pretrained
+
+
+@pytest.mark.parametrize("source", ["pool", "trained", "interpolated"])
+def test_the_stand_in_for_a_pool_that_is_left_open(source):
+    method = dmjax.methods.create("match")
+    method = dataclasses.replace(method, match=MatchConfig(networks=source))
+    config = experiment.resolve(Config(method=method, network=CONFIG.network))
+    made = embedding.bank(make_abstract_problem(config, 10, (8, 8, 1), np.zeros(1), np.ones(1)), source, "last", None)
+    each = {"pool": 21, "trained": 1, "interpolated": 2}[source]
+    assert {len(leaf) for leaf in jax.tree.leaves(made.states)} == {5 * each}
+
+
 def test_even_states_are_those_after_every_epoch(config, dataset):
     even = changed(config, networks=1, states=3, spacing="even")
     per_epoch = -(-(len(dataset.flat()[1]) - round(0.1 * len(dataset.flat()[1]))) // 64)
     (states,) = pretrained.states(even, dataset)
     assert [state.step for state in states] == [0, per_epoch, 2 * per_epoch, 3 * per_epoch]
-
-
-def test_first_and_last_states_and_trajectories(config, dataset):
-    """Stacked over networks, and over the states of each."""
-    known, trained = pretrained.states(config, dataset), pretrained.TrainedNetworks(config, dataset)
-    first, last = trained.first_and_last()
-    whole = trained.trajectories(at_least=5)
-    for n, of_one in enumerate(known):
-        for s, state in enumerate(of_one):
-            jax.tree.map(lambda x, y, n=n, s=s: np.testing.assert_array_equal(x[n, s], y), whole, state.load())
-        jax.tree.map(lambda x, y, n=n: np.testing.assert_array_equal(x[n], y), first, of_one[0].load())
-        jax.tree.map(lambda x, y, n=n: np.testing.assert_array_equal(x[n], y), last, of_one[-1].load())
-    assert {leaf.shape[:2] for leaf in jax.tree.leaves(whole)} == {(2, 5)}
-    assert trained.seconds == sum(of_one[-1].seconds for of_one in known)
-
-
-def test_too_few_states_are_said_before_anything_is_trained(config, dataset, tmp_path):
-    trained = pretrained.TrainedNetworks(changed(config, states=1), dataset)
-    with pytest.raises(UserError, match=r"pretrained\.states 1 keeps 2 states of a network.* where 3 are needed; give"):
-        trained.trajectories(at_least=3)
-    assert not (tmp_path / "pool").exists()
 
 
 def test_networks_that_are_trained_as_one_program(config, dataset, tmp_path, monkeypatch):

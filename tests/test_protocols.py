@@ -14,7 +14,7 @@ from dmjax.common.errors import UserError
 from dmjax.config import AugmentConfig, DataConfig, PretrainedConfig
 from dmjax.data import augment, load, synthetic_set
 from dmjax.evaluation import mixing, pretrained, protocols, training
-from dmjax.evaluation.judge import BEST, Accuracy, judge, judge_random_real
+from dmjax.evaluation.judge import BEST, Accuracy, judge, judge_random_real, teachers_digest
 from dmjax.settings import experiment
 
 SMALL = NetworkConfig(width=4, depth=1)
@@ -260,6 +260,47 @@ def test_labels_are_stored_hard_or_those_of_a_teacher(tmp_path, dataset, rng, mo
         small,
     )
     jax.tree.map(lambda a, *b: np.testing.assert_array_equal(a, np.stack(b)), teachers, *pool)
+
+
+def test_one_set_is_labelled_once_and_a_new_draw_each_time(tmp_path, dataset, monkeypatch):
+    config, labelled, learned = config_of(tmp_path, labels="teacher", networks=3, epochs=1), [], []
+    teach, train = training.teach, training.train
+    monkeypatch.setattr(training, "teach", lambda *arguments: labelled.append(teach(*arguments)) or labelled[-1])
+    monkeypatch.setattr(training, "train", lambda *arguments: learned.append(arguments[3]) or train(*arguments))
+    judge(config, dataset, set_of(dataset))
+    assert len(labelled) == 1
+    assert [examples.labels is labelled[0] for examples in learned] == [True] * 3
+    judge_random_real(config, dataset, 1)
+    assert len(labelled) == 4
+    assert [examples.labels is labels for examples, labels in zip(learned[3:], labelled[1:], strict=True)] == [True] * 3
+    assert not np.array_equal(learned[3].images, learned[4].images)
+
+
+@pytest.mark.parametrize("labels", ["teacher", "teacher-views"])
+def test_accuracies_under_one_teacher_are_not_those_under_another(tmp_path, dataset, monkeypatch, labels):
+    """Neither those of an interrupted evaluation nor those of a study; the folder of the pool makes no difference."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config, small, trained = config_of(tmp_path, labels=labels, networks=1), set_of(dataset), []
+    train = training.train
+    monkeypatch.setattr(training, "train", lambda *arguments: trained.append(1) or train(*arguments))
+
+    def with_pool(**settings):
+        pool = dataclasses.replace(config.pretrained, path=None, **settings)
+        return dataclasses.replace(config, pretrained=pool)
+
+    def measure(config):
+        before = len(trained)
+        judge(config, dataset, small, resume_file=tmp_path / "partial.json")
+        return len(trained) - before
+
+    assert [measure(c) for c in (config, with_pool())] == [1, 0]
+    others = with_pool(networks=1), with_pool(epochs=2), with_pool(seed=1), with_pool(learning_rate=0.02)
+    assert [measure(other) for other in others] == [1, 1, 1, 1]
+    digests = [teachers_digest(c, dataset) for c in (config, with_pool(), *others)]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 5
+    hard = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, labels="hard"))
+    assert teachers_digest(hard, dataset) == ""
 
 
 def test_a_teacher_of_views_labels_what_is_augmented_and_mixed(rng):

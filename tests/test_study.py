@@ -1,5 +1,6 @@
 """Studies: cells that are kept, failures that stop nothing, and the paper's tables and figures on small real data."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -12,6 +13,8 @@ from PIL import Image
 from dmjax.common import plots
 from dmjax.common.errors import UserError
 from dmjax.config import Config
+from dmjax.data import synthetic_set
+from dmjax.evaluation.judge import Accuracy
 from dmjax.run import study
 
 SMALL = (
@@ -61,6 +64,23 @@ def test_a_cell_is_measured_once(small):
     assert small.cell("a/b", lambda: calls.append(1)) == first
     assert len(calls) == 1
     assert {"mean", "std", "seconds", "compile_seconds"} == set(first)
+
+
+def test_the_accuracy_under_another_teacher_is_measured_again(small, monkeypatch):
+    measured, dataset = [], small.dataset
+    monkeypatch.setattr(study, "judge", lambda *a, **k: measured.append(1) or Accuracy.of([0.5]))
+    images = np.stack([dataset.images[c, :1] for c in range(dataset.num_classes)])
+    synthetic = synthetic_set.from_pixels(images, dataset.mean, dataset.std, dataset.class_names)
+
+    def measure(labels, **pool):
+        evaluation = dataclasses.replace(small.config.evaluation, labels=labels)
+        pool = dataclasses.replace(small.config.pretrained, **pool)
+        before, config = len(measured), dataclasses.replace(small.config, evaluation=evaluation, pretrained=pool)
+        assert small.set_accuracy("a", synthetic, config)["mean"] == 0.5
+        return len(measured) - before
+
+    assert [measure("stored"), measure("stored", seed=1)] == [1, 0]
+    assert [measure("teacher"), measure("teacher"), measure("teacher", seed=1)] == [1, 0, 1]
 
 
 def test_a_cell_that_fails_stops_no_other_and_is_tried_again(small, capsys):

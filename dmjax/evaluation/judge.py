@@ -1,6 +1,7 @@
 """Judging a set: networks trained from scratch on it and tested on real images (Zhao & Bilen, section 3.1)."""
 
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from dmjax.data.factor import pack
 from dmjax.data.sampling import random_images
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation import pretrained, training
+from dmjax.evaluation.pretrained import TrainedNetworks
 from dmjax.evaluation.training import Examples, Recipe, Tested
 
 _CLASSES_FOR_TOP5 = 50
@@ -119,7 +121,7 @@ def judge(
     check_fits(synthetic, dataset)
     moments = synthetic.mean, synthetic.std
     placed, content = place(synthetic), synthetic.digest() if resume_file else ""
-    return _judge(settings, dataset, moments, lambda i: placed, _epochs(settings), description, content, resume_file)
+    return _judge(settings, dataset, moments, placed, _epochs(settings), description, content, resume_file)
 
 
 def judge_random_real(
@@ -149,7 +151,7 @@ def judge_whole(settings: Settings, dataset: Dataset, resume_file: Path | None =
     whole = place_whole(dataset)
     epochs = settings.evaluation.whole_epochs
     description = "whole training set"
-    return _judge(settings, dataset, moments, lambda i: whole, epochs, description, "all", resume_file, "hard")
+    return _judge(settings, dataset, moments, whole, epochs, description, "all", resume_file, "hard")
 
 
 def check_fits(synthetic: SyntheticSet, dataset: Dataset) -> None:
@@ -198,29 +200,36 @@ def _judge(
     settings: Settings,
     dataset: Dataset,
     moments: tuple[np.ndarray, np.ndarray],
-    set_of: Callable[[int], Examples],
+    sets: Examples | Callable[[int], Examples],
     epochs: int,
     description: str,
     content: str,
     resume_file: Path | None,
     labels: str | None = None,
 ) -> Accuracy:
-    """Trains network i on `set_of(i)`, all with the same compiled programs; `content` tells the sets from others.
+    """Trains all networks on one set, or network i on `sets(i)`, with the same compiled programs.
 
-    With `labels` they are of this kind, whatever the settings say.
+    `content` tells the sets from others. With `labels` they are of this kind, whatever the settings say.
     """
     test = training.test_examples(dataset.test_images, dataset.test_labels, *moments)
     network = networks.create(settings.network, dataset.num_classes, dataset.image_shape)
     recipe = training.make_recipe(settings.evaluation, settings.augment)
     recipe = recipe if labels is None else recipe._replace(labels=labels)
     key = jax.random.fold_in(jax.random.key(settings.seed), 3)  # 0 and 1 belong to condensing, 2 to random real images
-    teachers: list[Any] = []  # looked up once, when the first network is trained
+    pool = _teachers(settings, dataset) if recipe.labels in ("teacher", "teacher-views") else None
+
+    @functools.cache  # looked up once, when the first network is trained
+    def teachers() -> Any:
+        return pool and jax.device_put(pretrained.stack([of_one[-1] for of_one in pool.all()]))
+
+    def labelled(examples: Examples) -> Examples:
+        return _labelled(network, recipe, examples, teachers())
+
+    one = None if callable(sets) else functools.cache(functools.partial(labelled, sets))  # labelled once
 
     def train_and_test(i: int, on_progress: Callable[[float], None]) -> Tested:
-        if not teachers:
-            teachers.append(_teachers(settings, recipe, dataset))
-        examples = _labelled(network, recipe, set_of(i), teachers[0])
-        per_view = teachers[0] if recipe.labels == "teacher-views" else None
+        examples = labelled(sets(i)) if one is None else one()
+        per_view = teachers() if recipe.labels == "teacher-views" else None
         total = epochs * -(-len(examples.labels) // min(recipe.batch_size, len(examples.labels)))
         each = lambda steps: on_progress(steps / total)  # noqa: E731
         arguments = network, recipe, jax.random.fold_in(key, i), examples, epochs
@@ -229,6 +238,7 @@ def _judge(
         return _best(*arguments, each, per_view, test)
 
     about = (settings.network, recipe, epochs, content, *(["best"] if settings.evaluation.best else []))
+    about = (*about, *([pool.about()] if pool else []))
     return measure_each(settings, dataset, train_and_test, about, description, resume_file)
 
 
@@ -253,14 +263,16 @@ def _best(
     return results[-1]._replace(best=max(result.accuracy for result in results))
 
 
-def _teachers(settings: Settings, recipe: Recipe, dataset: Dataset) -> Any:
-    """The variables of the trained networks that label images, stacked; None where none do."""
-    if recipe.labels not in ("teacher", "teacher-views"):
-        return None
+def teachers_digest(settings: Settings, dataset: Dataset) -> str:
+    """Tells the networks that label a set from others; empty where none do."""
+    return _digest(_teachers(settings, dataset).about()) if settings.evaluation.is_taught else ""
+
+
+def _teachers(settings: Settings, dataset: Dataset) -> TrainedNetworks:
+    """The networks that label images where a teacher does."""
     if not isinstance(settings, Config | EvaluateConfig):
         raise UserError("a teacher's labels need the networks of a configuration that has --pretrained")
-    states = pretrained.TrainedNetworks(settings, dataset).all()
-    return jax.device_put(pretrained.stack([of_one[-1] for of_one in states]))
+    return TrainedNetworks(settings, dataset)
 
 
 def _labelled(network: nn.Module, recipe: Recipe, examples: Examples, teachers: Any) -> Examples:

@@ -95,7 +95,7 @@ def states(
     networks.create(config.network, dataset.num_classes, dataset.image_shape)  # what does not fit is said first
     folder = config.pretrained.path or _default_folder(config, about)
     with _claimed(folder, about):
-        places = [folder / f"network_{i:03d}" for i in range(config.pretrained.networks)]
+        places = [folder / f"network_{i:03d}" for i in range(_count(config))]
         known = [_listed(place).states for place in places]
         unfinished = {i: of_one for i, of_one in enumerate(known) if len(of_one) < len(steps)}
         task = _Task(config, dataset) if unfinished else None
@@ -149,35 +149,19 @@ class TrainedNetworks:
 
     def all(self) -> list[list[State]]:
         """The states of all configured networks."""
-        self._used.update(range(self._config.pretrained.networks))
-        return self._first(self._config.pretrained.networks)
-
-    def first_and_last(self) -> tuple[Any, Any]:
-        """The variables of all N networks before and after their training: two trees of arrays [N, ...] on the host."""
-        every = self.all()
-        return stack([of_one[0] for of_one in every]), stack([of_one[-1] for of_one in every])
-
-    def trajectories(self, at_least: int = 2) -> Any:
-        """The variables of all N networks in all their S states, as a tree of arrays [N, S, ...] on the host.
-
-        Args:
-          at_least: How many states a network needs to have; a `UserError` says so before anything is trained.
-        """
-        kept = len(_steps(self._config, self._dataset))
-        if kept < at_least:
-            raise UserError(
-                f"pretrained.states {self._config.pretrained.states} keeps {kept} states of a network, the initial one "
-                f"included, where {at_least} are needed; give a larger --pretrained.states, or train longer"
-            )
-        every = self.all()
-        together = stack([state for of_one in every for state in of_one])
-        return jax.tree.map(lambda leaf: leaf.reshape(len(every), kept, *leaf.shape[1:]), together)
+        count = _count(self._config)
+        self._used.update(range(count))
+        return self._first(count)
 
     def last_of(self, seed: int) -> State:
         """The last state of the network that belongs to a seed: seeds take the configured networks in turn."""
-        index = seed % self._config.pretrained.networks
+        index = seed % _count(self._config)
         self._used.add(index)
         return self._first(index + 1)[index][-1]
+
+    def about(self) -> dict[str, Any]:
+        """All that the last states of all configured networks depend on, as plain JSON values."""
+        return {**_about(self._config, self._dataset), "networks": _count(self._config)}
 
     @property
     def seconds(self) -> float:
@@ -215,6 +199,11 @@ def select(states: Sequence[Sequence[State]], accuracy: tuple[float, float] | No
 def stack(states: Sequence[State]) -> Any:
     """The variables of K states as one tree of arrays [K, ...] on the host."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(state.load() for state in states))
+
+
+def _count(config: Config | EvaluateConfig) -> int:
+    assert config.pretrained.networks is not None, "the configuration is not resolved"
+    return config.pretrained.networks
 
 
 def _recipe(config: Config | EvaluateConfig) -> Recipe:
@@ -349,9 +338,16 @@ def trained_on(config: Config | EvaluateConfig, dataset: Dataset) -> np.ndarray:
 
 def _steps(config: Config | EvaluateConfig, dataset: Dataset) -> list[int]:
     """The steps whose states are saved."""
-    images = int(dataset.counts.sum()) - _held_out(config, dataset)
-    plan = training.make_plan(_recipe(config), images, config.pretrained.epochs)
-    return milestones(plan.total, config.pretrained.states, config.pretrained.spacing)
+    settings, plan = config.pretrained, _plan(config, int(dataset.counts.sum()) - _held_out(config, dataset))
+    assert settings.states is not None, "the configuration is not resolved"
+    assert settings.spacing is not None, "the configuration is not resolved"
+    return milestones(plan.total, settings.states, settings.spacing)
+
+
+def _plan(config: Config | EvaluateConfig, images: int) -> training.Plan:
+    """How networks are trained on so many images."""
+    assert config.pretrained.epochs is not None, "the configuration is not resolved"
+    return training.make_plan(_recipe(config), images, config.pretrained.epochs)
 
 
 class _Task:
@@ -366,7 +362,7 @@ class _Task:
         self.validation = training.test_examples(images[held_out], labels[held_out], dataset.mean, dataset.std)
         self.network = networks.create(config.network, dataset.num_classes, dataset.image_shape)
         self.recipe = _recipe(config)
-        self.plan = training.make_plan(self.recipe, len(chosen), config.pretrained.epochs)
+        self.plan = _plan(config, len(chosen))
         self.steps = _steps(config, dataset)
 
     def train(

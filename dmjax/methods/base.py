@@ -157,8 +157,9 @@ class Method:
         return {"strategy": config.augment.strategy, "epochs": 1000}
 
     def pretraining(self, config: Config) -> Mapping[str, Any]:
-        """How the authors train networks on the whole set: values for fields of `PretrainedConfig` left open."""
-        return {"batch_size": 64, "strategy": config.augment.strategy}
+        """The networks trained on the whole set: values for fields of `PretrainedConfig` that were left open."""
+        pool = {"networks": 5, "epochs": 20, "states": 20, "spacing": "early"}
+        return {**pool, "batch_size": 64, "strategy": config.augment.strategy}
 
     def uses_trained_networks(self) -> bool:
         """Whether the method takes networks that were trained on the whole set (`Problem.trained`)."""

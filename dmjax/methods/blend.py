@@ -1,7 +1,8 @@
 """Blend: the ideas that gave most at equal cost, put together; a method of this package's own."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from dmjax.config import Config, Count, Fraction
 from dmjax.data.factor import largest
@@ -42,3 +43,7 @@ class Blend(Matching):
         """The factor that is given, or the largest one that suits the images."""
         most = 4 if config.ipc < 10 else 2
         return self.factor or largest(image_shape, most, _SMALLEST_BLOCK)
+
+    def pretraining(self, config: Config) -> Mapping[str, Any]:
+        """5 networks for 8 epochs, in 8 states: they cost little."""
+        return {**super().pretraining(config), "epochs": 8, "states": 8}

@@ -1,6 +1,7 @@
 """DSDM: covariances beside the means, and prototypes of the past."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from dmjax.config import Config, Count
@@ -12,7 +13,9 @@ from dmjax.methods.multiformation import ALIKE, Multiformation
 class DSDM(Multiformation):
     """Diversified Semantic Distribution Matching (Li et al., ACM MM 2024; arXiv 2407.18046).
 
-    The authors train 10 networks for 20 epochs: `--pretrained.networks 10`.
+    Twice as many networks as usual are trained by default, as the authors do; fewer `--pretrained.epochs` make it
+    cheaper. The authors train them with CutMix, composite augmentation and a rate that falls to a fifth twice; here it
+    is as in DM's evaluation, in batches of 64.
     """
 
     name: ClassVar[str] = "dsdm"
@@ -31,3 +34,7 @@ class DSDM(Multiformation):
     def default_learning_rate(self, config: Config) -> float:
         """0.2, twice that of the authors."""
         return 0.2
+
+    def pretraining(self, config: Config) -> Mapping[str, Any]:
+        """10 networks for 20 epochs, as the authors train."""
+        return {**super().pretraining(config), "networks": 10}

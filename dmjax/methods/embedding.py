@@ -83,6 +83,8 @@ def _experts(state: State, states: list[State], expert: str) -> tuple[State, Sta
 def _stand_in(problem: Problem, source: str) -> Bank:
     """Random networks in the shape of a bank, for programs that are only compiled or timed."""
     settings = problem.config.pretrained
+    assert settings.networks is not None, "the configuration is not resolved"
+    assert settings.states is not None, "the configuration is not resolved"
     each = {"pool": settings.states + 1, "trained": 1, "interpolated": 2}[source]
     count = settings.networks * each
     keys = jax.random.split(jax.random.key(0), settings.networks)

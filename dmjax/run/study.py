@@ -25,7 +25,7 @@ from dmjax.config import Config
 from dmjax.data import Dataset, synthetic_set
 from dmjax.data import load as load_dataset
 from dmjax.data.synthetic_set import SyntheticSet
-from dmjax.evaluation.judge import Accuracy, judge
+from dmjax.evaluation.judge import Accuracy, judge, teachers_digest
 from dmjax.run import loop
 from dmjax.run.program import check_chunks, make_problem
 from dmjax.run.workdir import Workdir, changes
@@ -90,7 +90,7 @@ class Study(Generic[C]):
         Args:
           name: As for `cell`.
           measure: `measure(resume_file=FILE)` goes on with the networks that FILE already has.
-          digest: The digest of the set that is evaluated: the accuracy of another one is measured again.
+          digest: Of the set that is evaluated, and of its teachers: the accuracy of other ones is measured again.
         """
         path = self._path(name)
         resume_file, stored = path.with_suffix(".networks.json"), _read(path)
@@ -112,9 +112,9 @@ class Study(Generic[C]):
           config: What it is judged by.
           dataset: Whose test images it is judged on, where they are not those of the study.
         """
-        settings = experiment.resolve(config)
-        measure = functools.partial(judge, settings, dataset or self.dataset, synthetic, name)
-        return self.accuracy(name, measure, synthetic.digest())
+        settings, dataset = experiment.resolve(config), dataset or self.dataset
+        measure = functools.partial(judge, settings, dataset, synthetic, name)
+        return self.accuracy(name, measure, synthetic.digest() + teachers_digest(settings, dataset))
 
     def _measure(
         self, names: Sequence[str], measure: Callable[[], Sequence[dict[str, Any] | Exception]]

@@ -137,7 +137,8 @@ def differences(stored: Mapping[str, Any], config: Config) -> list[str]:
     """Names the fields in which a stored configuration (`to_dict`) is not the same run, as ``"name: old -> new"``."""
     before, after = _flatten_dict(stored), _flatten_dict(to_dict(config))
     uses_pool = isinstance(config.method, Method) and config.method.uses_trained_networks()
-    ignored = (*_NOT_PART_OF_THE_RUN, *([] if uses_pool else [n for n in after if n.startswith("pretrained.")]))
+    pool_matters = uses_pool or config.evaluation.is_taught
+    ignored = (*_NOT_PART_OF_THE_RUN, *([] if pool_matters else [n for n in after if n.startswith("pretrained.")]))
     return [
         f"{name}: {before.get(name)} -> {after.get(name)}"
         for name in dict.fromkeys((*before, *after))
