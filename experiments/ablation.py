@@ -65,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str]) -> None:
     with study.opened(Ablation, arguments, "python -m experiments.ablation", f"{__doc__}") as ablation:
         varied, names = ablation.varied, tuple(dict.fromkeys(ablation.varied.rows))
+        if not names:
+            raise UserError("rows: give at least one row after --rows, or leave it out for all")
         for name in names:
             if name not in ROWS:
                 raise UserError(f"rows: there is no {name!r}; {near_misses(name, list(ROWS))}")
