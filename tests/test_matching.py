@@ -13,7 +13,7 @@ from fitted import make_dataset
 from dmjax import condense, methods, networks
 from dmjax.common.errors import UserError
 from dmjax.config import AugmentConfig, CheckpointConfig, Config, NetworkConfig, PretrainedConfig
-from dmjax.data import factor
+from dmjax.data import factor, normalize
 from dmjax.data.sampling import random_images
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.methods import distances, embedding, network_queue, performance
@@ -142,7 +142,7 @@ def test_a_start_is_a_mosaic_of_real_images_and_unpacks(dataset):
     real = random_images(dataset, 4, key)
     np.testing.assert_allclose(state.images[1, 0], factor.pack(real[1], 2)[0] / 255, atol=1e-6)
     shown = config.method._shown(problem, key, jnp.asarray(state.images[1]))
-    expected = (factor.unpack(jnp.asarray(state.images[1]), 2) - dataset.mean) / dataset.std
+    expected = normalize(factor.unpack(jnp.asarray(state.images[1]), 2), dataset.mean, dataset.std)
     np.testing.assert_allclose(shown, expected, rtol=1e-5, atol=1e-6)
     assert config.method.finish(problem, state).factor == 2
 

@@ -382,9 +382,9 @@ def _follow(running: Running, values: jax.Array, weights: jax.Array) -> Running:
 def _no_history(problem: Problem) -> Running:
     """The history before the first iteration."""
 
-    def features():
-        variables = embedding.random(problem, jax.random.key(0))
-        return networks.embed(problem.network, variables, jnp.zeros((1, *problem.image_shape)), jnp.ones(1))
+    def features():  # as `init` runs a network: batch norm does not yet reduce over mapped axes
+        images = jnp.zeros((1, *problem.image_shape))
+        return problem.network.init_with_output(jax.random.key(0), images, train=True, method="embed")[0]
 
     classes, size = problem.num_classes, jax.eval_shape(features).shape[-1]
     return Running(jnp.zeros((classes, size)), jnp.zeros(classes, jnp.int32))
