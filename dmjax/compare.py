@@ -157,7 +157,7 @@ class Comparison:
                 method.check(config, self.study.dataset, f"lower the largest of --ipc, or leave out {name}")
                 self.study.check(config)
                 if self.lower is not None:
-                    packed = size * getattr(config.method, "factor", 1) ** 2
+                    packed = size * config.method.factor_of(config, self.study.dataset.image_shape) ** 2
                     remedy = f"lower the largest of --ipc or the factor of {name}, or leave out {self.lower}"
                     sampling.check_enough(self.study.dataset, packed, remedy)
                 for run in range(varied.runs):

@@ -17,7 +17,7 @@ from dmjax.run.workdir import Workdir
 from dmjax.settings import experiment, fields
 
 SMALL = (
-    *("--config", str(ROOT / "experiments" / "tiny.py"), "--network.width", "4", "--network.depth", "1"),
+    *("--config", str(ROOT / "experiments" / "tiny.py"), "--network.width", "4", "--network.depth", "2"),
     *("--images-every", "0"),
     *("--evaluation.networks", "2", "--evaluation.epochs", "2", "--evaluation.whole-epochs", "1"),
     *("--pretrained.networks", "1", "--pretrained.epochs", "1", "--pretrained.states", "1", "--progress", "false"),
@@ -29,7 +29,8 @@ def run(*arguments):
     """Compares; what only iterative methods have is given where one of them is compared."""
     flags = [*SMALL, *map(str, arguments)]
     chosen = flags if "--methods" in flags else methods.COMPARED
-    iterations = {"dm": 4, "dc": 1, "dsa": 1, "dd": 3, "ld": 3, "kip": 3}
+    iterations = {name: 4 for name, cls in methods.built_in().items() if cls().iterations}
+    iterations |= {"dc": 1, "dsa": 1, "dd": 3, "ld": 3, "kip": 3}
     if "--iterations-of" not in arguments:
         counts = [text for name, n in iterations.items() if name in chosen for text in (name, str(n))]
         flags += ["--iterations-of", *counts] if counts else []
@@ -89,7 +90,8 @@ def test_every_method_in_one_table_and_a_second_start(tmp_path, capsys):
     flags = ("--workdir", tmp_path / "all", "--methods", *ALL, "--ipc", 2, "--runs", 1)
     assert run(*flags, "--json", tmp_path / "rows.json") == 0
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert [row["method"] for row in rows] == list(ALL)
+    assert [row["method"] for row in rows] == [*ALL, "random"]  # for the sets of a factor
+    assert [row["factor"] for row in rows if row["method"] == "random"] == [1, 2]
     for row in rows:
         assert {"method", "ipc", "mean", "std", "runs", "seconds"} <= set(row)
         assert len(row["values"]) == 2  # runs x networks
@@ -104,9 +106,9 @@ def test_every_method_in_one_table_and_a_second_start(tmp_path, capsys):
         "| method | images per class | protocol | stored pixels (factor) | accuracy (%) | own evaluation (%) |" in out
     )
     assert "Protocol dm, soft labels stored with the images:" in out
-    settings = {row["method"]: row["settings"] for row in rows}
+    settings = {row["method"]: row["settings"] for row in rows[:-1]}
     evaluation = ["evaluation.networks 2", "evaluation.epochs 2"]
-    assert settings["random"] == ["network.width 4", "network.depth 1", *evaluation, "runs 1"]
+    assert settings["random"] == ["network.width 4", "network.depth 2", *evaluation, "runs 1"]
     assert settings["dm"] == [*settings["random"][:-1], "iterations 4", "batch_real 8", "runs 1"]
     assert "pretrained.epochs 1" in settings["herding"]
     assert settings["whole"][-3:] == ["evaluation.networks 2", "evaluation.whole_epochs 1", "runs 1"]

@@ -77,9 +77,8 @@ class Accuracy:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; those of `top5` and `best` only where they were measured."""
-        lists = {name: list(getattr(self, name)) for name in ("values", "top5", "best")}
-        measured = {name: values for name, values in lists.items() if values or name == "values"}
-        return {"mean": self.mean, "std": self.std, "training_seconds": self.training_seconds, **measured}
+        every = {n: list(v) if isinstance(v, tuple) else v for n, v in dataclasses.asdict(self).items()}
+        return {name: value for name, value in every.items() if value != [] or name not in ("top5", "best")}
 
 
 def _percent(values: Sequence[float]) -> str:

@@ -139,7 +139,7 @@ class Method:
     @classmethod
     def renewed(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Stored settings (JSON values by the names of fields) of an earlier version, in the terms of this one."""
-        return settings
+        return {name: value for name, value in settings.items() if name != "embedding"}  # which all methods had
 
     def resolve(self, config: Config) -> Self:
         """Fills in the settings that were left open (None) and follow from network, data set or images per class.
@@ -209,6 +209,10 @@ class Method:
           key: Of this network's initialisation.
         """
         raise TypeError(f"{type(self).__name__} has no test(problem, synthetic, examples, key)")
+
+    def factor_of(self, config: Config, image_shape: tuple[int, ...]) -> int:
+        """The factor of the sets of images (H, W, D): each stored image holds factor^2 training images."""
+        return 1
 
     def synthetic_images(self, config: Config, image_shape: tuple[int, ...]) -> int:
         """How many synthetic images of a class an iteration embeds, as they are when they are unpacked."""

@@ -168,7 +168,7 @@ class Matching(LearnedImages):
         return tuple(layer - 1 for layer in layers)
 
     def factor_of(self, config: Config, image_shape: tuple[int, ...]) -> int:
-        """The factor for images (H, W, D)."""
+        """The factor that is given."""
         return self.factor
 
     def synthetic_images(self, config: Config, image_shape: tuple[int, ...]) -> int:
