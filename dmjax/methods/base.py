@@ -212,7 +212,7 @@ class Method:
 
     def factor_of(self, config: Config, image_shape: tuple[int, ...]) -> int:
         """The factor of the sets of images (H, W, D): each stored image holds factor^2 training images."""
-        return 1
+        return getattr(self, "factor", 1)
 
     def synthetic_images(self, config: Config, image_shape: tuple[int, ...]) -> int:
         """How many synthetic images of a class an iteration embeds, as they are when they are unpacked."""

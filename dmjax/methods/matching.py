@@ -167,10 +167,6 @@ class Matching(LearnedImages):
             raise UserError(f"match.layers {' '.join(map(str, layers))}: the network has {names}")
         return tuple(layer - 1 for layer in layers)
 
-    def factor_of(self, config: Config, image_shape: tuple[int, ...]) -> int:
-        """The factor that is given."""
-        return self.factor
-
     def synthetic_images(self, config: Config, image_shape: tuple[int, ...]) -> int:
         """Training images of a class that an iteration embeds."""
         there = config.ipc * self.factor_of(config, image_shape) ** 2
