@@ -50,7 +50,7 @@ def test_activations_of_convnets_are_those_that_torchs_hooks_see(torch, rng, con
             expected = embed(torch.tensor(x))
     finally:
         handle.remove()
-    features, activations = jax.jit(lambda x: networks.embed_layers(network, variables, x, jnp.ones(4)))(x)
+    features, activations = jax.jit(lambda x: networks.embed_all(network, variables, x, jnp.ones(4))[:2])(x)
     assert len(activations) == networks.num_activations(network, shape) == config.depth
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(activations, seen, strict=True):
@@ -117,7 +117,7 @@ def test_features_are_those_of_embed_with_the_batch_norm_of_the_weights(rng, nor
     made = jax.jit(lambda x, w: networks.embed_all(network, variables, x, w))(x, weights)
     np.testing.assert_array_equal(made.features, jax.jit(lambda x: networks.embed(network, variables, x, weights))(x))
     np.testing.assert_array_equal(made.last_map.reshape(4, -1), made.features)
-    alone = networks.embed_layers(network, variables, x[jnp.array([0, 1, 3])], jnp.ones(3))[1]
+    alone = networks.embed_all(network, variables, x[jnp.array([0, 1, 3])], jnp.ones(3))[1]
     for padded, expected in zip(made.activations, alone, strict=True):
         np.testing.assert_allclose(padded[jnp.array([0, 1, 3])], expected, rtol=1e-5, atol=1e-5)
 
@@ -131,7 +131,7 @@ def test_gradients_flow_through_every_activation(rng):
         ends = networks.create(NetworkConfig(width=4, depth=layer + 1), 5, (8, 8, 1))
 
         def inner(x, layer=layer):
-            return pool(networks.embed_layers(network, variables, x, jnp.ones(2))[1][layer], "avg").reshape(2, -1)
+            return pool(networks.embed_all(network, variables, x, jnp.ones(2)).activations[layer], "avg").reshape(2, -1)
 
         features, pull_back = jax.vjp(lambda x, ends=ends: networks.embed(ends, variables, x, jnp.ones(2)), x)
         cotangent = jnp.asarray(rng.normal(size=features.shape), jnp.float32)

@@ -17,7 +17,6 @@ from dmjax.methods import optimizer
 from dmjax.methods.base import CLASSES, DEVICES, Chunks, ClassData
 from dmjax.methods.cloud import Cloud
 from dmjax.methods.embedding import Drawn
-from dmjax.methods.matching import MatchState
 from dmjax.methods.optimizer import OptimizerConfig
 from dmjax.run.devices import ClassSharding
 from dmjax.run.program import RunState, make_abstract_problem, make_chunk, state_axes
@@ -154,7 +153,7 @@ def test_momentum_is_one_half_and_state_is_per_class(rng):
     second, _ = one_step(key, first, data)
     third, _ = one_step(key, second, data)
     # A step from the same images without memory gives the gradient of the second iteration alone.
-    fresh, _ = one_step(key, RunState(second.iteration, MatchState(second.method.images, first.method.optimizer)), data)
+    fresh, _ = one_step(key, RunState(second.iteration, second.method._replace(optimizer=first.method.optimizer)), data)
     gradient = second.method.images - fresh.method.images
     velocity = first.method.images - second.method.images
     np.testing.assert_allclose(

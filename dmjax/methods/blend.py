@@ -1,4 +1,4 @@
-"""Blend: the ideas that gave most at equal cost, put together; a method of this package's own."""
+"""Blend: ideas of several methods put together; a method of this package's own."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _SMALLEST_BLOCK = 8  # pixels of a side; fewer hold too little of an image
 
 @dataclasses.dataclass(frozen=True)
 class Blend(Matching):
-    """Distribution matching with four ideas of its successors, chosen by experiments/ablation.py.
+    """Distribution matching with four ideas of its successors, of which a few short runs on CIFAR-10 spoke for each.
 
     Every stored image holds several training images, the more the fewer images there are (multi-formation; Kim et al.
     2022). Half of the networks that features are compared in are states along the training of a few networks, as in
@@ -32,12 +32,8 @@ class Blend(Matching):
     """Return the mean of the images over about the last so many iterations, as a share of all of them; 0: the images as
     they are after the last one."""
     match: MatchConfig = dataclasses.field(
-        default_factory=lambda: MatchConfig(networks="pool", fresh=0.5, expert="same")
+        default_factory=lambda: MatchConfig(networks="pool", fresh=0.5, calibration=10.0, expert="same")
     )
-
-    def default_calibration(self, config: Config) -> float:
-        """10: about as much as the distance, with the features of a ConvNet."""
-        return 10.0
 
     def factor_of(self, config: Config, image_shape: tuple[int, ...]) -> int:
         """The factor that is given, or the largest one that suits the images."""
@@ -45,5 +41,5 @@ class Blend(Matching):
         return self.factor or largest(image_shape, most, _SMALLEST_BLOCK)
 
     def pretraining(self, config: Config) -> Mapping[str, Any]:
-        """5 networks for 8 epochs, in 8 states: they cost little."""
+        """5 networks for 8 epochs, in 8 states."""
         return {**super().pretraining(config), "epochs": 8, "states": 8}

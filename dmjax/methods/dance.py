@@ -14,11 +14,8 @@ class DANCE(Multiformation):
     """DANCE: Dual-View Distribution Alignment for Dataset Condensation (Zhang et al., IJCAI 2024; arXiv 2406.01063).
 
     The authors move the images twice in an iteration, by the distance and by the cross entropy; here they move once, by
-    the sum.
-
-    The networks are trained for a long time by default, as the authors do; fewer `--pretrained.epochs` make it
-    cheaper. The authors train them with CutMix, composite augmentation and a rate that falls to a fifth twice; here it
-    is as in DM's evaluation, in batches of 64.
+    the sum. They train networks with CutMix, composite augmentation and a rate that falls to a fifth twice; here it is
+    as for all pools.
     """
 
     name: ClassVar[str] = "dance"
@@ -33,11 +30,9 @@ class DANCE(Multiformation):
         "by another evaluation (that of IDC), of the best epoch and set by the test images"
     )
 
-    match: MatchConfig = dataclasses.field(default_factory=lambda: MatchConfig(networks="interpolated", **ALIKE))
-
-    def default_calibration(self, config: Config) -> float:
-        """1, that of the authors."""
-        return 1.0
+    match: MatchConfig = dataclasses.field(
+        default_factory=lambda: MatchConfig(networks="interpolated", calibration=1.0, **ALIKE)
+    )
 
     def pretraining(self, config: Config) -> Mapping[str, Any]:
         """5 networks for 60 epochs, as the authors train."""

@@ -11,12 +11,7 @@ from dmjax.methods.multiformation import ALIKE, Multiformation
 
 @dataclasses.dataclass(frozen=True)
 class DSDM(Multiformation):
-    """Diversified Semantic Distribution Matching (Li et al., ACM MM 2024; arXiv 2407.18046).
-
-    Twice as many networks as usual are trained by default, as the authors do; fewer `--pretrained.epochs` make it
-    cheaper. The authors train them with CutMix, composite augmentation and a rate that falls to a fifth twice; here it
-    is as in DM's evaluation, in batches of 64.
-    """
+    """Diversified Semantic Distribution Matching (Li et al., ACM MM 2024; doi 10.1145/3664647.3680900)."""
 
     name: ClassVar[str] = "dsdm"
     # Of the paper.

@@ -114,7 +114,7 @@ def draw(bank: Bank, key: jax.Array, interpolated: bool, own_expert: bool = Fals
       bank: The trained networks.
       key: PRNG key.
       interpolated: The network lies on the straight line between the initial and the last parameters of one that was
-        trained, at a uniformly drawn point (Zhang et al. 2024, equation 5), its normalisation included.
+        trained, at a uniformly drawn point (DANCE; Zhang et al. 2024), its normalisation included.
       own_expert: The network is its own expert.
     """
     keys = [key, jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)]

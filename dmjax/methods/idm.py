@@ -36,20 +36,23 @@ class IDM(Matching):
     factor: Count = 2
     """Every stored image holds so many times so many training images, in blocks that are enlarged."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=lambda: OptimizerConfig(options=()))
-    match: MatchConfig = dataclasses.field(default_factory=lambda: MatchConfig(networks="queue", expert="same"))
+    match: MatchConfig = dataclasses.field(
+        default_factory=lambda: MatchConfig(networks="queue", calibration=None, expert="same")
+    )
 
     def default_learning_rate(self, config: Config) -> float:
         """0.4, twice that of the authors."""
         return 0.4
 
-    def default_calibration(self, config: Config) -> float:
-        """0.5 for each per cent of the networks' accuracy, and 0.1 from 50 images per class on."""
-        return 0.1 if config.ipc >= 50 else 0.5
-
     def resolve(self, config: Config) -> Self:
-        """Fills in the real images too, which follow from the images per class."""
+        """Fills in what follows from the images per class: real images, and 0.1 or 0.5 for the cross entropy."""
+        calibration = self.match.calibration
+        if calibration is None:
+            calibration = 0.1 if config.ipc >= 50 else 0.5
         batch = self.batch_real or (5000 if config.ipc == 1 else 256)
-        return dataclasses.replace(super().resolve(config), batch_real=batch)
+        match = dataclasses.replace(self.match, calibration=calibration)
+        filled = dataclasses.replace(self, batch_real=batch, match=match)
+        return super(IDM, filled).resolve(config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,5 +67,7 @@ class IID(IDM):
     published: ClassVar[Any] = {"cifar10": (47.1, 59.9, 69.0), "cifar100": (24.6, 45.7, 51.3)}
 
     match: MatchConfig = dataclasses.field(
-        default_factory=lambda: MatchConfig(networks="queue", expert="same", local_covariance=0.03, centralization=0.01)
+        default_factory=lambda: MatchConfig(
+            networks="queue", calibration=None, expert="same", local_covariance=0.03, centralization=0.01
+        )
     )

@@ -11,7 +11,7 @@ from dmjax.methods.multiformation import ALIKE, Multiformation
 class M3D(Multiformation):
     """Dataset Condensation by Minimizing Maximum Mean Discrepancy (Zhang et al., AAAI 2024; arXiv 2312.15927).
 
-    The squared MMD with Gaussian kernels takes the place of the distance of the means. The authors' bandwidths, rate
+    The squared MMD with Gaussian kernels takes the place of the distance of the means. The authors' bandwidths, rates
     and numbers of iterations were not at hand: those here are ours.
     """
 

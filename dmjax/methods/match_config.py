@@ -38,9 +38,9 @@ class MatchConfig:
     """Share of the iterations in which a freshly drawn network takes the place of a trained one."""
     updates: Count = 1
     """Times that the images move by the features of one network before the next is drawn."""
-    calibration: Weight | None = None
-    """Weight of the cross entropy of the synthetic images in a trained network, the expert (by default the method's);
-    of a queue's networks for each per cent of their accuracy."""
+    calibration: Weight | None = 0.0
+    """Weight of the cross entropy of the synthetic images in a trained network, the expert; of a queue's networks for
+    each per cent of their accuracy."""
     expert: Literal["last", "later", "same"] = "last"
     """Which state of the drawn network that is: its last one; one at most a tenth of the training later; the network
     that features are compared in (of a queue always), which --match.fresh does not replace."""

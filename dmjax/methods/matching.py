@@ -29,33 +29,23 @@ from dmjax.methods.network_queue import Queue, QueueConfig
 _HISTORY = 0.99  # of the running mean of a class's own embedding
 
 
-class Running(NamedTuple):
-    """The running mean of something that every class has.
-
-    Attributes:
-      mean: float32 [C, ...].
-      count: int32 [C], how many values it has seen.
-    """
-
-    mean: Any
-    count: Any
-
-
 class MatchState(NamedTuple):
     """What an iteration changes.
 
     Attributes:
       images: float32 [C, M, H, W, D], the synthetic images; normalised, or in units of pixels / 255 (`pixels`).
       optimizer: State of the optimizer, one per class: every leaf is [C, ...].
-      average: Of the images, [C, M, H, W, D]; None without one.
-      history: Of the mean features of the synthetic images, [C, F]; None without one.
+      moves: int32 scalar, how often the images have moved.
+      average: float32 [C, M, H, W, D], running mean of the images; None without one.
+      history: float32 [C, F], running mean of the mean features of the synthetic images; None without one.
       queue: None without one.
     """
 
     images: Any
     optimizer: Any
-    average: Running | None = None
-    history: Running | None = None
+    moves: Any
+    average: Any = None
+    history: Any = None
     queue: Queue | None = None
 
 
@@ -67,7 +57,7 @@ class Matching(LearnedImages):
     """
 
     name: ClassVar[str] = "match"
-    state_axes: ClassVar[Any] = MatchState(0, 0, 0, 0, None)
+    state_axes: ClassVar[Any] = MatchState(0, 0, None, 0, 0, None)
     statistics_axes: ClassVar[tuple[str, ...]] = (CLASSES, DEVICES)
     reduction: ClassVar[Reduction] = "nearest"
     """How real images are made smaller to start from, where there is a factor."""
@@ -96,18 +86,15 @@ class Matching(LearnedImages):
         """1, the rate of Zhao & Bilen, for a ConvNet; other families have their own, by images per class."""
         return networks.condensing_rate(config.network, config.ipc)
 
-    def default_calibration(self, config: Config) -> float:
-        """The weight of the cross entropy where none is given."""
-        return 0.0
-
     def resolve(self, config: Config) -> Self:
         """Fills in what is left open, and checks what contradicts itself."""
         match, queue = self.match, self.queue
-        if match.calibration is None:
-            match = dataclasses.replace(match, calibration=self.default_calibration(config))
-        for name, needs in (("accuracy", "pool"), ("fresh", "pool, trained or interpolated")):
-            if getattr(match, name) not in (None, 0) and match.networks not in needs.replace(" or", ",").split(", "):
-                raise UserError(f"match.{name} chooses among trained networks; give --match.networks {needs}")
+        if match.accuracy is not None and match.networks != "pool":
+            raise UserError("match.accuracy chooses among trained networks; give --match.networks pool")
+        if match.fresh and match.networks not in embedding.TRAINED:
+            raise UserError(
+                f"match.fresh replaces trained networks; give --match.networks {' or '.join(embedding.TRAINED)}"
+            )
         if match.accuracy is not None and not match.accuracy[0] < match.accuracy[1]:
             low, high = match.accuracy
             raise UserError(f"match.accuracy needs a lower and a higher fraction, not {low:g} {high:g}")
@@ -117,17 +104,13 @@ class Matching(LearnedImages):
             raise UserError("match.expert later chooses among the states of a pool; give --match.networks pool")
         if self.pixels and config.data.zca:
             raise UserError("whitened images have no bounds; give --pixels false, or leave out --data.zca")
-        if match.networks == "queue" and match.expert == "later":
-            raise UserError(
-                "match.expert later chooses among the states of a pool; a queue's networks judge themselves"
-            )
         if match.layers is not None and len(set(match.layers)) < len(match.layers):
             raise UserError("match.layers names an activation twice")
         if queue.start > queue.size:
             raise UserError(f"queue.start {queue.start} is more than fit in a queue of --queue.size {queue.size}")
         if queue.every is None:
             queue = dataclasses.replace(queue, every=5 if config.ipc == 1 else 30)
-        return dataclasses.replace(super().resolve(config), match=match, queue=queue)
+        return dataclasses.replace(super().resolve(config), queue=queue)
 
     def uses_trained_networks(self) -> bool:
         """Whether networks are those that were trained on the whole set."""
@@ -187,8 +170,7 @@ class Matching(LearnedImages):
             factor = self.factor_of(config, problem.image_shape)
             real = sampling.random_images(problem.dataset, config.ipc * factor**2, key)
             real = np.stack([pack(of_class, factor, self.reduction) for of_class in real])
-            images = normalize(real, problem.mean, problem.std)
-            images = real.astype(np.float32) / 255 if self.pixels else images
+            images = real.astype(np.float32) / 255 if self.pixels else normalize(real, problem.mean, problem.std)
         state = self.state_of(images)
         if self.match.history:
             state = state._replace(history=_no_history(problem))
@@ -199,8 +181,7 @@ class Matching(LearnedImages):
     def state_of(self, images: Any) -> MatchState:
         """The state before the first update of images [C, M, H, W, D], without history and queue."""
         state = super().state_of(images)
-        average = Running(state.images, np.zeros(len(images), np.int32)) if self.average else None
-        return MatchState(state.images, state.optimizer, average)
+        return MatchState(state.images, state.optimizer, np.int32(0), state.images if self.average else None)
 
     def step(
         self, problem: Problem, key: jax.Array, state: MatchState, data: ClassData, constants: Bank | None
@@ -209,15 +190,17 @@ class Matching(LearnedImages):
         network_key, key = jax.random.split(key)
         along = state.queue
         if along is not None:
-            along = network_queue.grow(problem, self.queue, jax.random.fold_in(network_key, 1), along)
+            iteration = state.moves // self.match.updates
+            along = network_queue.grow(problem, self.queue, jax.random.fold_in(network_key, 1), along, iteration)
         drawn, weight = self._draw(problem, network_key, along, constants)
 
         def update(state, key):
+            settled = jnp.float32(state.moves > self.match.history_after)
+
             def loss_and_gradient(images, history, real, count, index):
-                class_key = jax.random.fold_in(key, index)
-                return self._loss_and_gradient(
-                    problem, class_key, drawn, weight, images, history, ClassData(real, count, index)
-                )
+                class_key, of_class = jax.random.fold_in(key, index), ClassData(real, count, index)
+                past = None if history is None else (history, settled)
+                return self._loss_and_gradient(problem, class_key, drawn, weight, images, past, of_class)
 
             (losses, means), gradients = map_classes(
                 loss_and_gradient, problem.chunks.classes, state.images, state.history, *data
@@ -247,7 +230,7 @@ class Matching(LearnedImages):
             problem, drawn, jax.random.fold_in(key, 3), self.match.fresh
         ), self.match.calibration
 
-    def _loss_and_gradient(self, problem, key, drawn, weight, images, history, of_class):
+    def _loss_and_gradient(self, problem, key, drawn, weight, images, past, of_class):
         """The loss of one class with its mean feature, and the gradient by its images [M, H, W, D]."""
         sample_key, augment_key = jax.random.split(key)
         real, real_weights = real_batch(sample_key, of_class.images, of_class.count, self.batch_real)
@@ -265,7 +248,7 @@ class Matching(LearnedImages):
             synthetic = self._observe(problem, drawn.variables, shown, weights, chunk, at_once)
             total = self.match.weight * self.distance(jax.random.fold_in(key, 2), real, synthetic)
             mean = distances.average(synthetic.features, weights)
-            total += self._terms(real, synthetic, mean, history)
+            total += self._terms(real, synthetic, mean, past)
             if at_once is not None:  # one pass through the network gives both
                 total += weight * distances.average(synthetic.losses, weights)
             elif self.match.calibration:
@@ -273,7 +256,7 @@ class Matching(LearnedImages):
             return total, jax.lax.stop_gradient(mean)
 
         (value, mean), gradient = jax.value_and_grad(loss, has_aux=True)(images)
-        return (value, mean if history is not None else None), gradient
+        return (value, mean if past is not None else None), gradient
 
     def augmentation(self, config: Config) -> AugmentConfig:
         """What is drawn once for a class and applied to its real and synthetic images."""
@@ -331,17 +314,17 @@ class Matching(LearnedImages):
                 total += match.attention * distances.mean(r, real.weights, s, synthetic.weights)
         return total
 
-    def _terms(self, real: Cloud, synthetic: Cloud, mean: jax.Array, history: Running | None) -> jax.Array:
-        """What is added to the distance, but for the cross entropy."""
+    def _terms(self, real: Cloud, synthetic: Cloud, mean: jax.Array, past: tuple[Any, Any] | None) -> jax.Array:
+        """What is added to the distance, but for the cross entropy; `past` is the history, and 1 where it counts."""
         match, total = self.match, jnp.float32(0)
         if match.local_covariance:
             maps = real.last_map, real.weights, synthetic.last_map, synthetic.weights
             total += match.local_covariance * distances.local_covariance(*maps)
         if match.centralization:
             total += match.centralization * distances.centralization(synthetic.features, synthetic.weights)
-        if history is not None:
-            settled = jnp.float32(history.count > match.history_after)
-            total += settled * match.history * jnp.mean((mean - history.mean) ** 2)
+        if past is not None:
+            history, settled = past
+            total += settled * match.history * jnp.mean((mean - history) ** 2)
         return total
 
     def _move(self, state: MatchState, gradients: jax.Array, means: jax.Array) -> MatchState:
@@ -350,14 +333,15 @@ class Matching(LearnedImages):
         images = jnp.clip(moved.images, 0, 1) if self.pixels else moved.images
         average, history = state.average, state.history
         if average is not None:
-            average = _follow(average, images, 1 / jnp.maximum(1.0, self.average * jnp.float32(average.count + 1)))
+            span = self.average * jnp.float32(state.moves + 1)
+            average = average + (images - average) / jnp.maximum(1.0, span)
         if history is not None:
-            history = _follow(history, means, jnp.where(history.count == 0, 1.0, 1 - _HISTORY))
-        return MatchState(images, moved.optimizer, average, history, state.queue)
+            history = history + jnp.where(state.moves == 0, 1.0, 1 - _HISTORY) * (means - history)
+        return MatchState(images, moved.optimizer, state.moves + 1, average, history, state.queue)
 
     def finish(self, problem: Problem, state: MatchState) -> Condensed:
         """The images in units of pixels / 255, as they are: neither clipped nor rounded, unless `pixels` is set."""
-        images = state.images if state.average is None else state.average.mean
+        images = state.images if state.average is None else state.average
         images = images if self.pixels else images * problem.std + problem.mean
         return Condensed(images, factor=self.factor_of(problem.config, problem.image_shape))
 
@@ -369,18 +353,11 @@ class Matching(LearnedImages):
         return self.match.updates * num_classes * (real + 3 * (embedded + again)) + 3 * trained
 
 
-def _follow(running: Running, values: jax.Array, weights: jax.Array) -> Running:
-    """The running mean after further values [C, ...], which weigh so much [C] in it."""
-    weights = weights.reshape(-1, *(1,) * (values.ndim - 1))
-    return Running(running.mean + weights * (values - running.mean), running.count + 1)
-
-
-def _no_history(problem: Problem) -> Running:
+def _no_history(problem: Problem) -> jax.Array:
     """The history before the first iteration."""
 
     def features():  # as `init` runs a network: batch norm does not yet reduce over mapped axes
         images = jnp.zeros((1, *problem.image_shape))
         return problem.network.init_with_output(jax.random.key(0), images, train=True, method="embed")[0]
 
-    classes, size = problem.num_classes, jax.eval_shape(features).shape[-1]
-    return Running(jnp.zeros((classes, size)), jnp.zeros(classes, jnp.int32))
+    return jnp.zeros((problem.num_classes, jax.eval_shape(features).shape[-1]))

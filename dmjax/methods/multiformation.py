@@ -3,7 +3,8 @@
 Every stored image holds 2x2 training images; images live in [0, 1] and are moved in these units; real and synthetic
 images are augmented together by colour, a shift and a cut-out box, all at once. The authors step one optimizer with
 momentum 0.5 after every class, in which the other classes have no gradient: that is SGD without momentum at twice the
-rate, which is the rate here.
+rate, which is the rate here. As many networks are trained, and as long, as by the authors: fewer --pretrained.networks
+and .epochs cost less.
 """
 
 import dataclasses

@@ -13,15 +13,11 @@ from dmjax.methods.optimizer import OptimizerConfig
 
 @dataclasses.dataclass(frozen=True)
 class NCFM(Multiformation):
-    """Neural Characteristic Function Matching (Wang et al., CVPR 2025; arXiv 2502.20653), without a sampling network.
+    """Neural Characteristic Function Matching (Wang et al., CVPR 2025; arXiv 2502.20653) without a sampling network.
 
     All configurations that the authors published leave that network out. They step one AdamW after every class, in
     which its moments decay for the other classes too; here every class has its own. They halve the rate where the loss
     stands still; here it is constant.
-
-    The networks are trained for a long time by default, as the authors do; fewer `--pretrained.epochs` make it
-    cheaper. The authors train them with CutMix, composite augmentation and a rate that falls to a fifth twice; here it
-    is as in DM's evaluation, in batches of 64.
     """
 
     name: ClassVar[str] = "ncfm"
@@ -43,16 +39,14 @@ class NCFM(Multiformation):
         default_factory=lambda: OptimizerConfig("adamw", options=(("weight_decay", 5e-4),))
     )
     match: MatchConfig = dataclasses.field(
-        default_factory=lambda: MatchConfig(distance="ncf", weight=300.0, networks="interpolated", **ALIKE)
+        default_factory=lambda: MatchConfig(
+            distance="ncf", weight=300.0, networks="interpolated", calibration=1.0, **ALIKE
+        )
     )
 
     def default_learning_rate(self, config: Config) -> float:
         """0.001, that of the authors."""
         return 1e-3
-
-    def default_calibration(self, config: Config) -> float:
-        """1, that of the authors."""
-        return 1.0
 
     def evaluation(self, config: Config) -> Mapping[str, Any]:
         """The authors' own."""

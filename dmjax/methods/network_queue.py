@@ -1,4 +1,4 @@
-"""A queue of networks that train along on real images while a set is condensed (IDM; Zhao et al. 2023, section 3.3)."""
+"""A queue of networks that train along on real images while a set is condensed (IDM; Zhao et al. 2023)."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -43,14 +43,12 @@ class Queue(NamedTuple):
       variables: [Q, ...], of which the first `count` are there.
       momentum: [Q, ...], of their training.
       count: int32 scalar, networks that were made so far.
-      iteration: int32 scalar, iterations done.
       accuracy: float32 scalar in [0, 1], the running accuracy of training.
     """
 
     variables: Any
     momentum: Any
     count: Any
-    iteration: Any
     accuracy: Any
 
 
@@ -60,12 +58,12 @@ def start(problem: Problem, config: QueueConfig, key: jax.Array) -> Queue:
     variables = jax.jit(jax.vmap(lambda k: embedding.random(problem, k)))(keys)
     momentum = jax.tree.map(jnp.zeros_like, variables["params"])
     count = jnp.int32(config.start)
-    return Queue(variables, momentum, count, jnp.int32(0), jnp.float32(0))
+    return Queue(variables, momentum, count, jnp.float32(0))
 
 
-def grow(problem: Problem, config: QueueConfig, key: jax.Array, queue: Queue) -> Queue:
-    """The queue with a new random network where it is time for one."""
-    due = (queue.iteration > 0) & (queue.iteration % (config.every or 1) == 0)
+def grow(problem: Problem, config: QueueConfig, key: jax.Array, queue: Queue, iteration: jax.Array) -> Queue:
+    """The queue with a new random network where it is time for one; `iteration` is how many are done."""
+    due = (iteration > 0) & (iteration % (config.every or 1) == 0)
     place, fresh = queue.count % config.size, embedding.random(problem, key)
     # One place is written in any case: a branch would copy the whole queue.
     put = lambda leaf, new: leaf.at[place].set(jnp.where(due, new, leaf[place]))  # noqa: E731
@@ -126,8 +124,7 @@ def train(problem: Problem, config: QueueConfig, key: jax.Array, queue: Queue, d
             variables=jax.tree.map(put, queue.variables, variables), momentum=momentum, accuracy=accuracy
         ), None
 
-    queue, _ = jax.lax.scan(train_one, queue, jax.random.split(key, config.trained))
-    return queue._replace(iteration=queue.iteration + 1)
+    return jax.lax.scan(train_one, queue, jax.random.split(key, config.trained))[0]
 
 
 def _of_all(problem: Problem, share: jax.Array, data: ClassData) -> jax.Array:

@@ -11,24 +11,17 @@ from dmjax.methods.multiformation import ALIKE, Multiformation
 
 @dataclasses.dataclass(frozen=True)
 class TGDD(Multiformation):
-    """Trajectory Guided Dataset Distillation (AAAI 2026).
+    """Trajectory Guided Dataset Distillation with Balanced Distribution (Ran et al., AAAI 2026; arXiv 2512.02469).
 
-    Figures on CIFAR were not at hand.
-
-    The networks are trained for a long time by default, as the authors do; fewer `--pretrained.epochs` make it
-    cheaper. The authors train them with CutMix, composite augmentation and a rate that falls to a fifth twice; here it
-    is as in DM's evaluation, in batches of 64.
+    The expert of a state is a state of the same network at most six epochs later. The authors' figures on CIFAR were
+    not at hand.
     """
 
     name: ClassVar[str] = "tgdd"
 
     match: MatchConfig = dataclasses.field(
-        default_factory=lambda: MatchConfig(networks="pool", expert="later", **ALIKE)
+        default_factory=lambda: MatchConfig(networks="pool", calibration=1.0, expert="later", **ALIKE)
     )
-
-    def default_calibration(self, config: Config) -> float:
-        """1, that of the authors."""
-        return 1.0
 
     def pretraining(self, config: Config) -> Mapping[str, Any]:
         """The state after each of 60 epochs of 5 networks, as the authors keep it."""

@@ -26,7 +26,6 @@ __all__ = [
     "create",
     "embed",
     "embed_all",
-    "embed_layers",
     "has_batch_norm",
     "has_last_map",
     "init",
@@ -114,15 +113,8 @@ def embed_all(network: nn.Module, variables: Any, images: jax.Array, weights: ja
     )
 
 
-def embed_layers(
-    network: nn.Module, variables: Any, images: jax.Array, weights: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Features [n, F] and the outputs of the activation functions in the order of computation, as `embed_all`."""
-    return embed_all(network, variables, images, weights)[:2]
-
-
 def num_activations(network: nn.Module, image_shape: Sequence[int]) -> int:
-    """How many activations `embed_layers` gives for images of `image_shape` = (H, W, D); nothing is computed."""
+    """How many activations `embed_all` gives for images of `image_shape` = (H, W, D); nothing is computed."""
     return len(_notes(_noted(network, image_shape), base.ACTIVATED))
 
 
