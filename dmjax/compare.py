@@ -21,25 +21,21 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import tyro
 
-from dmjax import methods, networks
+from dmjax import methods
 from dmjax.common import files
 from dmjax.common.errors import UserError, near_misses
 from dmjax.common.progress import progress_bar
-from dmjax.config import ALL_GROUPS, AugmentConfig, Config, Count, EvaluationConfig, ProtocolName, Range
+from dmjax.config import Config, Count, ProtocolName, Range
 from dmjax.data import sampling
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation import protocols
 from dmjax.evaluation.judge import Accuracy, judge_random_real, judge_whole
 from dmjax.evaluation.scores import scores
 from dmjax.methods import Method
-from dmjax.run import comparison, study
+from dmjax.run import comparison, papers, study
 from dmjax.run.own_evaluation import judge_own
 from dmjax.run.study import Study
 from dmjax.settings import cli, experiment, fields
-
-_PAPERS_RUNS = 5
-_PAPERS_SIZES = (1, 10, 50)
-_DIGITS = ("digits", "mnist", "svhn", "svhn_cropped")  # whose images the papers do not mirror
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +46,9 @@ class CompareConfig(Config):
     method: tyro.conf.Suppress[tyro.conf.Fixed[Any]] = Config.method
     methods: tuple[str, ...] = methods.COMPARED
     """Names of methods, or module:Class of one's own. A flag of a method is for all of them that have it."""
-    sizes: Annotated[tuple[Count, ...], tyro.conf.arg(name="ipc")] = _PAPERS_SIZES
+    sizes: Annotated[tuple[Count, ...], tyro.conf.arg(name="ipc")] = papers.SIZES
     """Images per class."""
-    runs: Annotated[int, Range(1, 1000)] = _PAPERS_RUNS
+    runs: Annotated[int, Range(1, 1000)] = papers.RUNS
     """Sets of each method and size, with the seeds --seed, --seed + 1, ..."""
     iterations_of: tuple[tuple[str, Count], ...] = ()
     """Iterations by method or by method and size, as in dm 500 dsa-ipc10 20, where --iterations does not suit all."""
@@ -256,38 +252,9 @@ class Comparison:
 
     def settings(self, name: str, ipc: int | None, runs: int, protocol: str | None = None) -> list[str]:
         """How the settings of a row differ from the papers', as `name value`."""
-        base, method = self.study.config, self.methods[name]
-        own = experiment.resolve(base if ipc is None else self.config(name, ipc))
+        own = experiment.resolve(self.study.config if ipc is None else self.config(name, ipc))
         own = dataclasses.replace(own, evaluation=self.judged_by(protocol or self.usual).evaluation)
-        without_flip = self.study.dataset.name in _DIGITS
-        strategy = ALL_GROUPS.replace("flip_", "") if without_flip else ALL_GROUPS
-        papers = Config(method=type(own.method)(), ipc=own.ipc, data=own.data, augment=AugmentConfig(strategy=strategy))
-        named = EvaluationConfig(protocol=own.evaluation.protocol)
-        named = experiment.resolve(dataclasses.replace(papers, evaluation=named)).evaluation
-        papers = experiment.resolve(papers)
-        # Beyond the name of a protocol that is not the papers', what differs from it; nothing where the two are one.
-        plain = dataclasses.replace(named, protocol=None)
-        papers = dataclasses.replace(papers, evaluation=named if plain == papers.evaluation else plain)
-        if self._network(own) == self._network(papers):  # however it is written
-            papers = dataclasses.replace(papers, network=own.network)
-        uses_pool = method.uses_trained_networks() or own.evaluation.is_taught
-        matters = {"network", "augment", "evaluation", *(["pretrained"] if uses_pool else [])}
-        own_fields = fields.flatten(own.method) if ipc is not None else {}
-        ignored = {*_NO_MATTER, "evaluation.epochs" if ipc is None else "evaluation.whole_epochs"}
-        reference = {**fields.flatten(papers), "evaluation.whole_epochs": None}  # the papers do not say
-        differing = [
-            f"{field} {_shown(value)}"
-            for field, value in fields.flatten(own).items()
-            if (field.partition(".")[0] in matters or field in own_fields)
-            and field not in ignored
-            and value != reference[field]
-        ]
-        size = [] if own.data.image_size is None else [f"data.image_size {own.data.image_size}"]
-        return [*size, *differing, *([f"runs {runs}"] if runs != _PAPERS_RUNS else [])]
-
-    def _network(self, config: Config) -> Any:
-        dataset = self.study.dataset
-        return networks.create(config.network, dataset.num_classes, dataset.image_shape)
+        return papers.differing(own, self.study.dataset, ipc is None, runs)
 
     def rows(self, found: Mapping[Cell, Sequence[Result]]) -> list[dict[str, Any]]:
         """The rows of the table, as JSON values, from the results of all runs that have succeeded.
@@ -327,7 +294,7 @@ class Comparison:
             **({"own_evaluation": {"name": method.own_evaluation, **_pooled(own)}} if own else {}),
             "runs": len(results),
             "seconds": float(np.mean([result.seconds for result in results])),
-            "published": None if cell.packed else _published(method, dataset.name, cell.size),
+            "published": None if cell.packed else papers.published(method, dataset.name, cell.size),
             "published_note": method.published_note,
         }
 
@@ -382,25 +349,6 @@ def _chosen(given: Sequence[tuple[str, Any]], name: str, ipc: int) -> Any:
 
 def _cell(name: str, ipc: int, run: int) -> str:
     return f"{name.replace(':', '.')}/ipc_{ipc}/run_{run}"
-
-
-def _published(method: Method, dataset: str, ipc: int | None) -> float | None:
-    """The published accuracy in per cent, by images per class; None where there is none."""
-    figures = vars(type(method)).get("published", {}).get(dataset)  # those that it has from another one are not its own
-    if figures is None or (ipc is not None and ipc not in _PAPERS_SIZES):
-        return None
-    return figures[_PAPERS_SIZES.index(ipc or 1)]
-
-
-_NO_MATTER = (
-    *(f"evaluation.{name}" for name in ("every", "best", "random_real", "whole_dataset")),
-    "pretrained.path",
-)
-"""Fields that do not change an accuracy."""
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from dmjax.config import Config
 from dmjax.data import Dataset
 from dmjax.data import load as load_dataset
 from dmjax.evaluation import pretrained
-from dmjax.evaluation.pretrained import State, Work
+from dmjax.evaluation.pool_folder import State
+from dmjax.evaluation.pretrained import Work
 from dmjax.run import study
 from dmjax.settings import cli, experiment
 

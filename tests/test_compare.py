@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
@@ -12,7 +13,7 @@ from dmjax import DM, compare, condense, methods
 from dmjax.common.errors import UserError
 from dmjax.evaluation.scores import scores
 from dmjax.methods import coreset
-from dmjax.run import comparison, study
+from dmjax.run import comparison, papers, study
 from dmjax.run.workdir import Workdir
 from dmjax.settings import experiment, fields
 
@@ -69,10 +70,10 @@ def test_the_augmentation_robust_score_by_hand():
 
 
 def test_published_figures():
-    assert compare._published(DM(), "cifar10", 50) == 63.0
-    assert compare._published(methods.create("whole"), "cifar10", None) == 84.8
-    assert compare._published(DM(), "cifar10", 20) is None
-    assert compare._published(DM(), "digits", 1) is None
+    assert papers.published(DM(), "cifar10", 50) == 63.0
+    assert papers.published(methods.create("whole"), "cifar10", None) == 84.8
+    assert papers.published(DM(), "cifar10", 20) is None
+    assert papers.published(DM(), "digits", 1) is None
 
 
 def test_published_figures_are_marked_where_the_settings_are_others():
@@ -248,3 +249,78 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(tmp_path, capsys, flags
     assert message in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "all").exists()
+
+
+def one_line(run, capsys, *arguments):
+    assert run([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    return error
+
+
+def test_compare_groups_what_can_be_compared(tmp_path, capsys):
+    flags = ["--config", ROOT / "experiments" / "tiny.py", "--network.width", 4, "--network.depth", 1]
+    flags += ["--images-every", 0, "--evaluation.networks", 1, "--evaluation.epochs", 2]
+    flags += ["--progress", "false", "--runs", 1]
+    flags += ["--workdir", tmp_path / "all", "--json", tmp_path / "rows.json"]
+    flags += ["--methods", "random", "whole", "--ipc", 1, "--evaluation.whole-epochs", 1]
+    flags += ["--protocols", "dm", "idc", "--robustness", "true"]
+    assert compare.main([str(flag) for flag in flags]) == 0
+    out = capsys.readouterr().out
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [(row["method"], row["protocol"]) for row in rows] == [
+        *(("random", "dm"), ("random", "idc"), ("whole", "dm"), ("whole", "idc")),
+    ]
+    assert "Protocol dm, hard labels:" in out
+    assert "Protocol idc, hard labels:" in out
+    assert "| random | 1 | idc | 64 (1) |" in out
+    assert "ARS: IOR with and without augmentation" in out
+    for row in rows[:2]:
+        assert row["improvement_over_random"] == 0
+        assert row["augmentation_robust"] == pytest.approx((1 - np.exp(-1)) / (np.e - np.exp(-1)))
+        assert row["hard_label_recovery"] == pytest.approx(rows[2 + rows.index(row)]["mean"] - row["mean"])
+    assert rows[0]["values"] != rows[1]["values"]
+    assert "evaluation.protocol idc" in rows[1]["settings"]
+    assert not any("protocol" in setting for setting in rows[0]["settings"])
+
+
+PACKED = """
+import dataclasses
+from typing import ClassVar
+import numpy as np
+from dmjax.data.factor import pack
+from dmjax.methods.base import Condensed, Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed(Method):
+    name: ClassVar[str] = "packed"
+    factor: int = 2
+
+    def start(self, problem, seed):
+        images = problem.dataset.images[:, : problem.config.ipc * self.factor**2]
+        return np.stack([pack(of_class, self.factor) for of_class in images])
+
+    def finish(self, problem, state):
+        return Condensed(state, factor=self.factor)
+"""
+
+
+def test_random_images_stand_beside_sets_of_every_factor(tmp_path, capsys, monkeypatch):
+    (tmp_path / "packed_sets.py").write_text(PACKED)
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = ["--config", ROOT / "experiments" / "tiny.py", "--network.width", 4, "--network.depth", 1]
+    flags += ["--images-every", 0, "--evaluation.networks", 1, "--evaluation.epochs", 2]
+    flags += ["--progress", "false", "--runs", 1, "--workdir", tmp_path / "all", "--json", tmp_path / "rows.json"]
+    chosen = [*flags, "--methods", "random", "packed_sets:Packed"]
+    assert compare.main([str(flag) for flag in (*chosen, "--ipc", 1)]) == 0
+    out = capsys.readouterr().out
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    found = [(row["method"], row["factor"], row["pixels"]) for row in rows]
+    assert found == [("random", 1, 64), ("packed_sets:Packed", 2, 64), ("random", 2, 64)]
+    plain, packed, beside = rows
+    assert packed["improvement_over_random"] == pytest.approx(packed["mean"] - beside["mean"])
+    assert (plain["improvement_over_random"], beside["improvement_over_random"]) == (0, 0)
+    assert "| random | 1 | dm | 64 (2) |" in out
+    error = one_line(compare.main, capsys, *chosen, "--ipc", 60)
+    assert "lower the largest of --ipc or the factor of packed_sets:Packed, or leave out random" in error

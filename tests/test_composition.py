@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fitted import make_dataset
-from test_matching import Untrained, config_of, problem_of, run, small
+from matched import Untrained, config_of, problem_of, run, small
 
 from dmjax import networks
 from dmjax.config import AugmentConfig, DataConfig, NetworkConfig

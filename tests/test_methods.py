@@ -18,6 +18,7 @@ from dmjax.common.errors import UserError
 from dmjax.config import CheckpointConfig, Config, EvaluationConfig, NetworkConfig
 from dmjax.methods.base import Condensed, Method
 from dmjax.methods.cloud import Cloud
+from dmjax.run import papers
 from dmjax.run.devices import ClassSharding
 from dmjax.settings import cli, experiment, fields
 
@@ -180,7 +181,7 @@ def test_an_own_method_beside_the_built_in_ones(tmp_path):
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["random", OWN]
     assert {"iterations 4", "bandwidth 2.0"} <= {s.replace("bandwidth 2", "bandwidth 2.0") for s in rows[1]["settings"]}
-    assert compare._published(methods.create(OWN), "mnist", 1) is None  # those of dm are not its own
+    assert papers.published(methods.create(OWN), "mnist", 1) is None  # those of dm are not its own
     assert rows[1]["improvement_over_random"] == pytest.approx(rows[1]["mean"] - rows[0]["mean"])
 
 

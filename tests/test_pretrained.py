@@ -25,7 +25,7 @@ from dmjax.config import (
     PretrainedConfig,
 )
 from dmjax.data import load
-from dmjax.evaluation import pretrained, training
+from dmjax.evaluation import pool_folder, pretrained, training
 from dmjax.evaluation.training import Examples
 from dmjax.methods import embedding
 from dmjax.methods.base import Chunks, ClassData
@@ -196,7 +196,7 @@ def test_the_recipe_of_a_pool_is_its_own(config, dataset, evaluation):
 )
 def test_another_recipe_is_another_folder_of_the_cache(dataset, monkeypatch, settings):
     places = []
-    monkeypatch.setattr(pretrained, "_claimed", lambda folder, about: places.append(folder) or 1 / 0)
+    monkeypatch.setattr(pool_folder, "claimed", lambda folder, about: places.append(folder) or 1 / 0)
     for config in (CONFIG, changed(CONFIG, networks=7), changed(CONFIG, **settings)):
         with pytest.raises(ZeroDivisionError):
             pretrained.states(config, dataset)

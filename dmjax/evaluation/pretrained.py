@@ -1,64 +1,28 @@
-"""Networks trained on the whole training set: trained once, saved at several steps, and shared by runs.
+"""Networks trained on the whole training set: trained once, saved at several steps, and shared by runs."""
 
-A folder holds `about.json` (what they were trained on, and how) and for every network a folder with `states.json`, the
-list of its states, each of which is a file of its own. A file counts once it is in the list, so that a training that is
-killed resumes from the last state in it.
-"""
-
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import serialization
 
 from dmjax import networks
-from dmjax.common import compilation, files, signals
+from dmjax.common import compilation, files
 from dmjax.common.errors import UserError
 from dmjax.common.progress import progress_bar
 from dmjax.config import AugmentConfig, Config, EvaluateConfig
 from dmjax.data import Dataset
-from dmjax.evaluation import training
+from dmjax.evaluation import pool_folder, training
+from dmjax.evaluation.pool_folder import State
 from dmjax.evaluation.training import Examples, Recipe, TrainState
 from dmjax.networks import custom
 
 _SECONDS_MEASURED = 1.0  # for an estimate; at most an epoch
-
-
-class State(NamedTuple):
-    """A network at one moment of its training.
-
-    Attributes:
-      path: The file of its variables.
-      step: Training steps done.
-      accuracy: On the training images that were held out, in [0, 1].
-      sha256: Of the file's content.
-      seconds: That training has taken so far, without compilation.
-    """
-
-    path: Path
-    step: int
-    accuracy: float
-    sha256: str
-    seconds: float
-
-    def load(self) -> Any:
-        """The variables of the network, on the host; raises a `UserError` where the file is not what was written."""
-        return self._content()["variables"]
-
-    def forgotten(self) -> np.ndarray:
-        """How often the network has unlearned each training image so far, int32 [sum of counts]; -1 if held out."""
-        return self._content()["forgotten"]
-
-    def _content(self) -> dict[str, Any]:
-        return serialization.msgpack_restore(_read(self.path, self.sha256))
 
 
 class Work(NamedTuple):
@@ -94,9 +58,9 @@ def states(
     about, steps = _about(config, dataset), _steps(config, dataset)
     networks.create(config.network, dataset.num_classes, dataset.image_shape)  # what does not fit is said first
     folder = config.pretrained.path or _default_folder(config, about)
-    with _claimed(folder, about):
+    with pool_folder.claimed(folder, about):
         places = [folder / f"network_{i:03d}" for i in range(_count(config))]
-        known = [_listed(place).states for place in places]
+        known = [pool_folder.listed(place).states for place in places]
         unfinished = {i: of_one for i, of_one in enumerate(known) if len(of_one) < len(steps)}
         task = _Task(config, dataset) if unfinished else None
         if announce is not None:
@@ -238,82 +202,6 @@ def _about(config: Config | EvaluateConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _differing(stored: Any, about: dict[str, Any]) -> str:
-    """What is different in a stored description, in a few words."""
-    if not isinstance(stored, dict):
-        return "content"
-    name = next(name for name in (*about, *stored) if stored.get(name) != about.get(name))
-    before, after = stored.get(name), about.get(name)
-    if not (isinstance(before, dict) and isinstance(after, dict)):
-        return f"{name} ({before}, not {after})"
-    pairs = [f"{k} {before.get(k)}, not {after.get(k)}" for k in {**after, **before} if before.get(k) != after.get(k)]
-    return f"{name} ({'; '.join(pairs)})"
-
-
-@contextlib.contextmanager
-def _claimed(folder: Path, about: dict[str, Any]) -> Iterator[None]:
-    """Holds the folder while it is looked at or added to; another run that shares it waits."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --pretrained.path") from None
-    with lock:
-        waiting = False
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waiting:
-                    print(f"waiting for another run that trains networks in {folder}", flush=True)
-                waiting = True
-            signals.check()
-            time.sleep(0.5)
-        stored = files.read_json(folder / "about.json", "choose another --pretrained.path")
-        if stored is None and any(folder.glob("network_*")):
-            raise UserError(f"{folder} holds networks, but no about.json: choose another --pretrained.path")
-        if stored is None:
-            files.write_json(folder / "about.json", about)
-        elif stored != about:
-            raise UserError(
-                f"{folder} holds networks with another {_differing(stored, about)}; give the settings that they were "
-                "trained with, or choose another --pretrained.path"
-            )
-        yield
-
-
-class _Network(NamedTuple):
-    """What `states.json` holds: the states of a network, and the digest of the file that its training goes on from."""
-
-    states: list[State]
-    training: str
-
-
-def _listed(place: Path) -> _Network:
-    mend = f"remove {place}, to train this network again"
-    content = files.read_json(place / "states.json", mend) or {"states": [], "training": ""}
-    try:
-        return _Network([_state(place, entry) for entry in content["states"]], content["training"])
-    except (TypeError, KeyError, ValueError):
-        raise UserError(f"{place / 'states.json'} is damaged; {mend}") from None
-
-
-def _state(place: Path, entry: dict[str, Any]) -> State:
-    numbers = int(entry["step"]), float(entry["accuracy"])
-    return State(place / entry["file"], *numbers, entry["sha256"], float(entry["seconds"]))
-
-
-def _read(path: Path, sha256: str) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; remove {path.parent}, to train it again") from None
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(f"{path} is damaged; remove {path.parent}, to train this network again")
-    return content
-
-
 def _held_out(config: Config | EvaluateConfig, dataset: Dataset) -> int:
     """How many training images are held out; raises a `UserError` where none are left."""
     images = int(dataset.counts.sum())
@@ -371,7 +259,7 @@ class _Task:
         """Trains networks that are equally far on from the last of their known states, and returns all of them."""
         key, states = self._start(group)
         if known[0]:
-            states = [_resume(*of_one) for of_one in zip(places, known, states, strict=True)]
+            states = [pool_folder.resume(*of_one) for of_one in zip(places, known, states, strict=True)]
         state, known, count = self._join(states), list(known), len(group)
         before, start = [_seconds(of_one) for of_one in known], time.perf_counter() - compilation.seconds()
         for step in self.steps[len(known[0]) :]:
@@ -381,7 +269,7 @@ class _Task:
                 accuracy = training.accuracy(self.network, single.variables, self.validation)
                 on_host = jax.device_get(single)
                 seconds = before[i] + (time.perf_counter() - compilation.seconds() - start) / count
-                known[i] = [*known[i], _save(place, on_host, accuracy, self._forgotten(on_host), seconds)]
+                known[i] = [*known[i], pool_folder.save(place, on_host, accuracy, self._forgotten(on_host), seconds)]
                 bar.set_postfix(network=place.name, accuracy=f"{100 * accuracy:.1f}%")
         for place in places:
             (place / f"{self.steps[-1]}.training").unlink(missing_ok=True)
@@ -437,24 +325,3 @@ def milestones(total: int, states: int, spacing: str = "early") -> list[int]:
     power = {"early": 2, "even": 1}[spacing]
     wanted = [round(total * (k / states) ** power) for k in range(states + 1)]
     return sorted(set(wanted))
-
-
-def _save(place: Path, state: TrainState, accuracy: float, forgotten: np.ndarray, seconds: float) -> State:
-    """Writes a state, and what training goes on from; then the list that makes them count."""
-    content = serialization.to_bytes({"variables": state.variables, "forgotten": forgotten})
-    step, whole = int(state.step), serialization.to_bytes(state)
-    saved = State(place / f"{step}.msgpack", step, accuracy, hashlib.sha256(content).hexdigest(), seconds)
-    files.write_bytes(saved.path, content)
-    files.write_bytes(place / f"{step}.training", whole)
-    known = _listed(place).states
-    listed = [{**entry._asdict(), "file": entry.path.name} for entry in [*known, saved]]
-    entries = [{name: value for name, value in entry.items() if name != "path"} for entry in listed]
-    files.write_json(place / "states.json", {"states": entries, "training": hashlib.sha256(whole).hexdigest()})
-    for old in known:
-        (place / f"{old.step}.training").unlink(missing_ok=True)
-    return saved
-
-
-def _resume(place: Path, known: Sequence[State], template: TrainState) -> TrainState:
-    content = _read(place / f"{known[-1].step}.training", _listed(place).training)
-    return jax.device_put(serialization.from_bytes(jax.device_get(template), content))

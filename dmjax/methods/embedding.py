@@ -12,7 +12,7 @@ import numpy as np
 
 from dmjax import networks
 from dmjax.evaluation import pretrained
-from dmjax.evaluation.pretrained import State
+from dmjax.evaluation.pool_folder import State
 from dmjax.methods.base import Problem
 
 TRAINED = ("pool", "trained", "interpolated")

@@ -65,7 +65,7 @@ def grow(problem: Problem, config: QueueConfig, key: jax.Array, queue: Queue, it
     """The queue with a new random network where it is time for one; `iteration` is how many are done."""
     due = (iteration > 0) & (iteration % (config.every or 1) == 0)
     place, fresh = queue.count % config.size, embedding.random(problem, key)
-    # One place is written in any case: a branch would copy the whole queue.
+    # One place is written in any case, with what it had where no network is due.
     put = lambda leaf, new: leaf.at[place].set(jnp.where(due, new, leaf[place]))  # noqa: E731
     variables = jax.tree.map(put, queue.variables, fresh)
     momentum = jax.tree.map(put, queue.momentum, jax.tree.map(jnp.zeros_like, fresh["params"]))
