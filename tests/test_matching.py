@@ -213,6 +213,7 @@ def test_defaults_follow_the_images_per_class():
     assert (of("idm", 1).queue.every, of("idm", 10).queue.every) == (5, 30)
     assert (of("idm", 10).match.calibration, of("idm", 50).match.calibration) == (0.5, 0.1)
     assert (of("dance", 1).optimizer.learning_rate, of("dance", 50).optimizer.learning_rate) == (0.02, 1.0)
+    assert of("dsdm", 10).optimizer.learning_rate == pytest.approx(0.2)  # theirs is 0.1 at ten, in proportion
     assert of("dance", 1).match.calibration == 1
     assert of("dm", 1).match.calibration == 0
     assert of("ncfm", 1).optimizer.learning_rate == 1e-3

@@ -293,6 +293,7 @@ def test_every_method_says_what_it_is():
         method = cls()
         assert cls.__doc__
         assert methods.identifier(method) == name
+        assert methods.field_names(cls) == list(fields.flatten(method))
         assert fields.config_from_dict(fields.to_dict(Config(method=method))).method == method
         for figures in method.published.values():
             assert len(figures) == 3

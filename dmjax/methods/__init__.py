@@ -85,9 +85,9 @@ def field_names(cls: type[Method], prefix: str = "") -> list[str]:
     """The settings of a method by their dotted names, as flags."""
     names = []
     for field in dataclasses.fields(cls):
-        group = field.default_factory if callable(field.default_factory) else None
+        group = field.default_factory() if callable(field.default_factory) else None
         if dataclasses.is_dataclass(group):
-            names += field_names(group, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+            names += field_names(type(group), f"{prefix}{field.name}.")  # type: ignore[arg-type]
         else:
             names.append(prefix + field.name)
     return names

@@ -26,10 +26,6 @@ class DSDM(Multiformation):
         default_factory=lambda: MatchConfig(distance="covariance", networks="trained", history=0.2, **ALIKE)
     )
 
-    def default_learning_rate(self, config: Config) -> float:
-        """0.2, twice that of the authors."""
-        return 0.2
-
     def pretraining(self, config: Config) -> Mapping[str, Any]:
         """10 networks for 20 epochs, as the authors train."""
         return {**super().pretraining(config), "networks": 10}
