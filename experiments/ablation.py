@@ -4,9 +4,10 @@
 
 Every row is judged by the same evaluation, stores as many pixels, and may take as many `--seconds` to make a set, of
 which a part of the time to train networks is taken that its `--runs` sets share. How many iterations that is, a pilot
-of a few of them measures. All rows but `dm` and those that say so have two times two training images in each stored
-one; `--rows` chooses among them. Random real images are judged beside them. Every set and every accuracy is kept in the
-working folder as soon as it is there, so that the same command goes on where it was interrupted.
+of a few of them measures, before anything else is made. All rows but `dm` and those that say so have two times two
+training images in each stored one; `--rows` chooses among them, and takes any method by its name, with its own settings
+but for what flags say. Random real images are judged beside them. Every set and every accuracy is kept in the working
+folder as soon as it is there, so that the same command goes on where it was interrupted.
 """
 
 import dataclasses
@@ -43,6 +44,7 @@ ROWS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "blend": ("what won, together", {}),
 }
 """What each row is for, and its settings on top of distribution matching with the factor; the last is a method."""
+_METHOD = ("a method by its own settings", {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,20 +70,24 @@ def _main(arguments: list[str]) -> None:
         if not names:
             raise UserError("rows: give at least one row after --rows, or leave it out for all")
         for name in names:
-            if name not in ROWS:
-                raise UserError(f"rows: there is no {name!r}; {near_misses(name, list(ROWS))}")
+            if name not in (*ROWS, *methods.built_in()):
+                raise UserError(f"rows: there is no {name!r}; {near_misses(name, [*ROWS, *methods.built_in()])}")
         configs = {name: config_of(ablation.config, name) for name in names}
         for config in configs.values():
             ablation.check(config)
         factors = {name: factor_of(ablation, config) for name, config in configs.items()}
+        pilots = {
+            name: ablation.cell(f"{name}/pilot", functools.partial(_pilot, ablation, config))
+            for name, config in configs.items()
+        }
         random = {factor: _random(ablation, factor) for factor in sorted(set(factors.values()))}
-        found = {name: _row(ablation, name, config) for name, config in configs.items()}
+        found = {name: _row(ablation, name, configs[name], pilot) for name, pilot in pilots.items() if pilot}
         rows = [
             {"row": "random", "factor": factor, "about": "real images", "accuracy": accuracy}
             for factor, accuracy in random.items()
         ]
         rows += [
-            {"row": name, "factor": factors[name], "about": ROWS[name][0], **row}
+            {"row": name, "factor": factors[name], "about": ROWS.get(name, _METHOD)[0], **row}
             for name, row in found.items()
             if row is not None
         ]
@@ -94,9 +100,10 @@ def _main(arguments: list[str]) -> None:
 
 def config_of(base: Config, name: str) -> Config:
     """The configuration of a row: that of the experiment, whose method is distribution matching with one idea."""
-    alone = name in methods.built_in() and not ROWS[name][1]
+    own = ROWS.get(name, _METHOD)[1]
+    alone = name in methods.built_in() and not own
     method = fields.carry_over(base.method, methods.create(name if alone else "match"))
-    changes = {} if alone else {"factor": FACTOR, **ROWS[name][1]}
+    changes = {} if alone else {"factor": FACTOR, **own}
     return dataclasses.replace(base, method=fields.replace(method, changes))
 
 
@@ -115,11 +122,8 @@ def _random(ablation: study.Study, factor: int) -> dict[str, Any] | None:
     return ablation.accuracy(f"random/factor_{factor}", measure)
 
 
-def _row(ablation: study.Study, name: str, config: Config) -> dict[str, Any] | None:
+def _row(ablation: study.Study, name: str, config: Config, pilot: Mapping[str, Any]) -> dict[str, Any] | None:
     """The accuracies of all sets of a row, and what a set cost; None where something failed."""
-    pilot = ablation.cell(f"{name}/pilot", functools.partial(_pilot, ablation, config))
-    if pilot is None:
-        return None
     runs, seconds = ablation.varied.runs, ablation.varied.seconds
     shared = pilot["pretrain_seconds"] / runs
     iterations = int((seconds - shared) / pilot["seconds_per_iteration"])

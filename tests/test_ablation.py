@@ -6,6 +6,9 @@ import pytest
 from conftest import ROOT
 from test_study import results_of, size_of
 
+from dmjax.config import Config
+from dmjax.methods.distribution import DM
+
 FLAGS = (
     *("--config", "experiments/tiny.py", "--runs", "1", "--batch-real", "8", "--chunk", "5", "--images-every", "0"),
     *("--network.width", "4", "--network.depth", "1", "--progress", "false"),
@@ -75,6 +78,7 @@ def test_two_rows_and_a_second_start(ablation, monkeypatch, tmp_path, capsys):
     ("flags", "message"),
     [
         (("--rows", "dm", "pol"), "error: rows: there is no 'pol'; did you mean 'pool'"),
+        (("--rows", "whole"), "error: this method makes no set to study"),
         (("--rows",), "error: rows: give at least one row after --rows, or leave it out for all"),
         (("--rows", "factor 4", "--ipc", 20), "error: 320 images of each class are needed to fill 20 with 16 each"),
         (("--rows", "attention"), "and the network has 1"),
@@ -86,6 +90,12 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(ablation, tmp_path, cap
     assert len(error.splitlines()) == 1
     assert message in error
     assert not (tmp_path / "ablation").exists()
+
+
+def test_a_row_may_be_a_method_with_its_own_settings(ablation):
+    config = ablation.config_of(Config(method=DM(batch_real=8)), "tgdd")
+    assert (config.method.name, config.method.batch_real, config.method.factor) == ("tgdd", 8, 2)
+    assert config.method.pixels
 
 
 def test_a_row_whose_networks_take_all_the_time_is_left_out(ablation, tmp_path, capsys):
