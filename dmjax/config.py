@@ -102,8 +102,9 @@ class NetworkConfig:
     """After every convolution; by default instance for ConvNet, VGG and ResNet, none for AlexNet."""
     pooling: Literal["avg", "max", "none"] | None = None
     """Of a ConvNet: 2x2 with stride 2, at the end of every block (avg)."""
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """What convolutions compute in; parameters, class means and logits are float32 in any case."""
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    """What convolutions compute in, by default float32 on a CPU, tf32 on GPUs (as PyTorch does) and bfloat16 on TPUs;
+    parameters, class means and logits are float32 in any case."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,5 +348,8 @@ class BenchmarkConfig:
     """Instead of timing: compile for these numbers of simulated devices and report what each of them does."""
     plan: bool = False
     """Instead of timing: compile only, and report the memory that is needed and the chunks that were chosen."""
+    target: str | None = None
+    """Instead of timing: compile for chips that need not be here, v4, v5e, v5p or v6e with their topology (v5e:1x1x1,
+    v5e:4x4), or h100, and report what the compiler estimates."""
     json: Path | None = None
     """Write everything to this file as well."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from dmjax.common import backend
 from dmjax.common.errors import UserError
 from dmjax.config import DistributedConfig
 from dmjax.data.synthetic_set import SyntheticSet
@@ -133,12 +134,12 @@ def test_half_an_address_is_refused():
 
 
 def test_schedulers_are_recognised(monkeypatch):
-    assert processes._in_cluster({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"})
-    assert not processes._in_cluster({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"})
+    assert backend._in_cluster({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"})
+    assert not backend._in_cluster({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"})
     indexed = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}
-    assert not processes._in_cluster(indexed)  # without the package by which JAX asks for the others
+    assert not backend._in_cluster(indexed)  # without the package by which JAX asks for the others
     monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: object())
-    assert processes._in_cluster(indexed)
-    assert processes._in_cluster({"TPU_WORKER_HOSTNAMES": "a,b"})
-    assert not processes._in_cluster({"TPU_WORKER_HOSTNAMES": "a"})
-    assert not processes._in_cluster({})
+    assert backend._in_cluster(indexed)
+    assert backend._in_cluster({"TPU_WORKER_HOSTNAMES": "a,b"})
+    assert not backend._in_cluster({"TPU_WORKER_HOSTNAMES": "a"})
+    assert not backend._in_cluster({})

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from dmjax import networks
-from dmjax.common import signals
+from dmjax.common import backend, signals
 from dmjax.data import augment, normalize
 from dmjax.evaluation import mixing
 from dmjax.evaluation import recipe as recipes
@@ -269,7 +269,7 @@ def _hard(labels: jax.Array) -> jax.Array:
 def _gradient(gradient, params, batch, whole):
     """Gradient of a sum over a batch. On a CPU a few images at a time, whose activations stay in the cache."""
     n, at_once = len(batch[0]), max(1, _CPU_PIXELS_AT_ONCE // math.prod(batch[0].shape[1:3]))
-    if whole or jax.default_backend() != "cpu" or n <= at_once:
+    if whole or backend.current() != "cpu" or n <= at_once:
         return gradient(params, *batch)
     parts = -(-n // at_once)
     size = -(-n // parts)  # as even as possible; what is padded has no weight

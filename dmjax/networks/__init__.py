@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from dmjax.common.errors import UserError
 from dmjax.config import NetworkConfig
 from dmjax.networks import base, custom
-from dmjax.networks.families import FAMILIES, OPTIONS, condensing_rate, on_top_of, resolve, short_name
+from dmjax.networks.families import FAMILIES, OPTIONS, condensing_rate, on_top_of, resolve, settled, short_name
 from dmjax.networks.pools import POOLS
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "num_activations",
     "on_top_of",
     "resolve",
+    "settled",
     "short_name",
 ]
 
@@ -50,7 +51,7 @@ def create(
     Raises:
       UserError: unknown family, or options that do not fit the images.
     """
-    config = resolve(config)
+    config = settled(resolve(config))
     options = {name: getattr(config, name) for name in OPTIONS}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     shared = {"num_classes": num_classes, "axis_name": tuple(axis_name), "precision": config.precision}

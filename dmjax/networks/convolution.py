@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dmjax.common import backend
 from dmjax.networks import winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -25,7 +26,7 @@ def conv_general_dilated(
 ) -> jax.Array:
     """Drop-in for `jax.lax.conv_general_dilated` in `nn.Conv`; images [n, H, W, D], kernel [k, k, D, features]."""
     square = kernel.ndim == 4 and kernel.shape[0] == kernel.shape[1] and len({p for pair in padding for p in pair}) == 1
-    if jax.default_backend() == "cpu" and square and len(set(strides)) == 1:
+    if backend.current() == "cpu" and square and len(set(strides)) == 1:
         many = kernel.shape[0] == 3 and kernel.shape[2] >= _MANY_CHANNELS and kernel.dtype == jnp.float32
         if many and strides[0] == 1:
             return winograd.convolve(images, kernel, padding[0][0])

@@ -5,8 +5,9 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from dmjax.common import backend
 from dmjax.common.errors import UserError, near_misses
 from dmjax.config import NetworkConfig
 from dmjax.networks import convnet
@@ -59,6 +60,8 @@ FAMILIES: dict[str, Family] = {
     "ResNet18_AP": Family(functools.partial(ResNet, average_pooling=True), _INSTANCE, (8, 8), rates=(0.002, 40.0)),
 }
 
+_PRECISIONS: dict[str, Literal["float32", "tf32", "bfloat16"]] = {"cpu": "float32", "gpu": "tf32", "tpu": "bfloat16"}
+
 _TOKENS: dict[str, tuple[str, str]] = {
     "BN": ("norm", "batch"),
     "IN": ("norm", "instance"),
@@ -98,6 +101,13 @@ def resolve(config: NetworkConfig) -> NetworkConfig:
     if fields["norm"] == "layer" and name != "ConvNet":
         raise UserError(f"network.norm layer is not defined for {name}; choose instance, batch, group or none")
     return dataclasses.replace(config, name=name, **fields)
+
+
+def settled(config: NetworkConfig) -> NetworkConfig:
+    """The precision that `auto` stands for on these devices filled in: what their matrix units are made for."""
+    if config.precision != "auto":
+        return config
+    return dataclasses.replace(config, precision=_PRECISIONS[backend.current()])
 
 
 def on_top_of(given: NetworkConfig, default: NetworkConfig) -> NetworkConfig:

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dmjax.common import backend
 from dmjax.networks.convolution import conv_general_dilated
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -25,6 +26,22 @@ PRECISIONS: dict[str, tuple[Any, jax.lax.Precision]] = {
     "bfloat16": (jnp.bfloat16, jax.lax.Precision.DEFAULT),
 }
 """What is computed with, by name: the type of activations, and how float32 products are formed on an accelerator."""
+
+
+def products(function: Callable, precision: str) -> Callable:
+    """A convolution or matrix product whose operands are rounded as the precision has it, where devices do not do so.
+
+    TF32 keeps 10 of the 23 bits behind the point. A CPU has no such units and rounds by itself, so that what a GPU
+    will compute by default can be tried there.
+    """
+    if precision != "tf32" or backend.current() != "cpu":
+        return function
+
+    def rounded(left: jax.Array, right: jax.Array, *args: Any, **options: Any) -> jax.Array:
+        left, right = (jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=10) for x in (left, right))
+        return function(left, right, *args, **options)
+
+    return rounded
 
 
 def uniform(bound: float) -> nn.initializers.Initializer:
@@ -65,7 +82,7 @@ class Conv(nn.Module):
             bias_init=init,
             dtype=dtype,
             precision=precision,
-            conv_general_dilated=conv_general_dilated,
+            conv_general_dilated=products(conv_general_dilated, self.precision),
             name="conv",
         )(x)
 
@@ -86,7 +103,13 @@ class Linear(nn.Module):
         init = uniform(1 / math.sqrt(x.shape[-1]))
         dtype, precision = PRECISIONS[self.precision]
         dense = nn.Dense(
-            self.features, kernel_init=init, bias_init=init, dtype=dtype, precision=precision, name="dense"
+            self.features,
+            kernel_init=init,
+            bias_init=init,
+            dtype=dtype,
+            precision=precision,
+            dot_general=products(jax.lax.dot_general, self.precision),
+            name="dense",
         )
         return dense(x).astype(jnp.float32)
 
@@ -175,7 +198,7 @@ def pool(x: jax.Array, kind: str, size: int = 2) -> jax.Array:
     window = (size, size)
     if kind == "avg":
         return nn.pooling.pool(x, 0.0, jax.lax.add, window, window, "VALID") * (1 / size**2)
-    if kind == "max" and size == 2 and jax.default_backend() == "cpu":
+    if kind == "max" and size == 2 and backend.current() == "cpu":
         return _largest_of_four(x)
     if kind == "max":
         return nn.max_pool(x, window, strides=window)

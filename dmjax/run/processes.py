@@ -7,7 +7,6 @@ messages; the others compute their classes.
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import os
 import re
 import sys
@@ -18,8 +17,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from dmjax import data
-from dmjax.common import signals
+from dmjax import data, networks
+from dmjax.common import backend, signals
 from dmjax.common.errors import UserError
 from dmjax.config import Config, DistributedConfig
 from dmjax.data import Dataset
@@ -46,6 +45,7 @@ def join(config: Config) -> Config:
       The configuration for this process: only the first one shows progress.
     """
     start(config.distributed)
+    config = dataclasses.replace(config, network=networks.settled(config.network))
     values = flatten(config)
     agree("configuration", {name: values[name] for name in values.keys() - _OF_EACH_PROCESS})
     return dataclasses.replace(config, progress=config.progress and is_first())
@@ -64,9 +64,9 @@ def start(config: DistributedConfig) -> None:
     Raises:
       UserError: the settings are incomplete, or the first process cannot be reached.
     """
-    explicit = (config.coordinator, config.num_processes, config.process_id)
-    if jax.distributed.is_initialized() or (explicit == (None, None, None) and not _in_cluster(os.environ)):
+    if not backend.awaits_others(config):
         return
+    explicit = (config.coordinator, config.num_processes, config.process_id)
     if explicit != (None, None, None) and None in explicit:
         raise UserError(
             "--distributed.coordinator HOST:PORT, --distributed.num-processes and --distributed.process-id "
@@ -107,15 +107,6 @@ def _deadline(seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def _in_cluster(environment: Any) -> bool:
-    """Whether a scheduler started several of us, each of which JAX can tell its place."""
-    slurm = "SLURM_PROCID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1
-    indexed = "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment
-    kubernetes = indexed and importlib.util.find_spec("kubernetes") is not None  # JAX asks it; pip install jax[k8s]
-    tpu = "," in environment.get("TPU_WORKER_HOSTNAMES", "") or int(environment.get("MEGASCALE_NUM_SLICES", 1)) > 1
-    return slurm or kubernetes or tpu
 
 
 def count() -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dmjax import methods, networks
-from dmjax.common import imports
+from dmjax.common import backend, imports
 from dmjax.common.errors import UserError, near_misses
 from dmjax.config import CheckpointConfig, Config, EvaluateConfig, EvaluationConfig, NetworkConfig
 from dmjax.evaluation import protocols
@@ -171,8 +171,11 @@ def resolve(config: R, default: R | None = None) -> R:
     """
     check(config)
     network = config.network if default is None else networks.on_top_of(config.network, default.network)
+    network = networks.resolve(network)
+    if not backend.awaits_others(getattr(config, "distributed", None)):
+        network = networks.settled(network)
     method = methods.create(config.method)
-    config = dataclasses.replace(config, network=networks.resolve(network), method=method)
+    config = dataclasses.replace(config, network=network, method=method)
     config = _with_paths(config)
     check(method)
     with methods.reported(method):
