@@ -130,20 +130,25 @@ def _integer(u: jax.Array, n: jax.Array) -> jax.Array:
 
 
 def apply(augmentation: Augmentation | None, images: jax.Array) -> jax.Array:
-    """Applies one draw to all images [n, H, W, D], differentiably; outside of an image is zero."""
+    """Applies one draw to all images [n, H, W, D], differentiably; outside of an image is zero.
+
+    Inside, images are the last axis, [H, W, D, n]: what is done to a pixel is done to a row of numbers, which is how
+    processors of all kinds want it, and a row of D = 3 channels is not.
+    """
     chex.assert_rank(images, 4)
     if augmentation is None:
         return images
+    images = images.transpose(1, 2, 3, 0)
     # Branches that are taken or not where one draw serves all images; where each has its own, both are computed.
     moved = (augmentation.linear != jnp.eye(2)).any() | (augmentation.shift != 0).any()
     images = jax.lax.cond(moved, lambda x: _resample(x, augmentation.linear, augmentation.shift), lambda x: x, images)
     recolored = augmentation.recolor > 0
     images = jax.lax.cond(recolored, lambda x: _recolor(x, augmentation.factors), lambda x: x, images)
-    rows = jnp.arange(images.shape[1], dtype=jnp.float32)[:, None]
-    columns = jnp.arange(images.shape[2], dtype=jnp.float32)[None, :]
+    rows = jnp.arange(images.shape[0], dtype=jnp.float32)[:, None]
+    columns = jnp.arange(images.shape[1], dtype=jnp.float32)[None, :]
     top, bottom, left, right = augmentation.box
     cut = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-    images = jnp.where(cut[None, :, :, None], 0.0, images)
+    images = jnp.where(cut[:, :, None, None], 0.0, images).transpose(3, 0, 1, 2)
     if augmentation.noise is not None:
         drawn, seed = augmentation.noise
         images = images + NOISE * drawn.astype(jnp.float32) * jax.random.normal(jax.random.key(seed), images.shape)
@@ -158,11 +163,12 @@ def apply_each(augmentations: Augmentation | None, images: jax.Array) -> jax.Arr
 
 
 def _recolor(images: jax.Array, factors: jax.Array) -> jax.Array:
+    """Brightness, saturation and contrast of images [H, W, D, n]."""
     brightness, saturation, contrast = factors
     images = images + brightness
-    mean = images.mean(axis=3, keepdims=True)
-    images = (images - mean) * saturation + mean
-    mean = images.mean(axis=(1, 2, 3), keepdims=True)
+    grey = images.mean(axis=2, keepdims=True)
+    images = (images - grey) * saturation + grey
+    mean = grey.mean(axis=(0, 1), keepdims=True)  # that of the images too, which saturation leaves as it is
     return (images - mean) * contrast + mean
 
 
@@ -190,17 +196,19 @@ def resize_box(images: jax.Array, box: jax.Array) -> jax.Array:
     """The box (top, left, height, width) of all images [n, H, W, D], resized to [n, H, W, D]; its border repeats."""
     size = jnp.array(images.shape[1:3], jnp.float32)
     corner, sides = box[:2], box[2:]
-    return _resample(images, jnp.diag(sides / size), corner + (sides - size) / 2, within=(corner, corner + sides - 1))
+    within = corner, corner + sides - 1
+    resized = _resample(images.transpose(1, 2, 3, 0), jnp.diag(sides / size), corner + (sides - size) / 2, within)
+    return resized.transpose(3, 0, 1, 2)
 
 
 def _resample(
     images: jax.Array, linear: jax.Array, shift: jax.Array, within: tuple[jax.Array, jax.Array] | None = None
 ) -> jax.Array:
-    """Bilinear lookup of an affine grid with zeros outside: exact for whole-pixel moves.
+    """Bilinear lookup of an affine grid in images [H, W, D, n] with zeros outside: exact for whole-pixel moves.
 
     Places outside of the first and last pixel of `within` (y, x), where it is given, are looked up at its border.
     """
-    n, height, width, channels = images.shape
+    height, width, channels, n = images.shape
     centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
     rows = jnp.arange(height, dtype=jnp.float32)[:, None] - centre_y
     columns = jnp.arange(width, dtype=jnp.float32)[None, :] - centre_x
@@ -209,7 +217,7 @@ def _resample(
     x = (linear[1, 0] * rows + linear[1, 1] * columns + (shift[1] + centre_x)).ravel()
     if within is not None:
         y, x = (jnp.clip(place, *ends) for place, *ends in zip((y, x), *within, strict=True))
-    pixels = images.transpose(1, 2, 0, 3).reshape(height * width, n * channels)  # a row is one pixel of all images
+    pixels = images.reshape(height * width, channels * n)  # a row is one pixel of all images
     out = jnp.zeros_like(pixels)
     for corner_y in (jnp.floor(y), jnp.floor(y) + 1):
         for corner_x in (jnp.floor(x), jnp.floor(x) + 1):
@@ -217,4 +225,4 @@ def _resample(
             inside = (corner_y >= 0) & (corner_y < height) & (corner_x >= 0) & (corner_x < width)
             index = jnp.clip(corner_y, 0, height - 1) * width + jnp.clip(corner_x, 0, width - 1)
             out = out + jnp.where(inside, weight, 0.0)[:, None] * pixels[index.astype(jnp.int32)]
-    return out.reshape(height, width, n, channels).transpose(2, 0, 1, 3)
+    return out.reshape(images.shape)
