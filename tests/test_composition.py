@@ -115,14 +115,17 @@ def test_the_loss_is_the_weighted_sum_in_the_networks_that_were_drawn(dataset, r
     variables, other = (embedding.random(problem, jax.random.key(i)) for i in range(2))
     drawn = Drawn(variables, other if expert == "last" else variables)
     count = int(dataset.counts[label])
-    of_class = ClassData(jnp.asarray(dataset.images[label]), jnp.int32(count), jnp.int32(label))
+    assert count > 0
+    data = jax.tree.map(jnp.asarray, ClassData.of(dataset.images, dataset.counts))
     images = jnp.float32(rng.normal(size=(2, *dataset.image_shape)))
-    ours = jax.jit(
-        lambda drawn, images: config.method._loss_and_gradient(
-            problem, jax.random.key(5), drawn, 2.0, images, None, of_class
+
+    def ours(drawn, images):
+        seen = config.method._observe_real(problem, jax.random.key(5), drawn, data, label)
+        return config.method._loss_and_gradient(
+            problem, jax.random.key(5), drawn, 2.0, images, None, seen, jnp.int32(label), jnp.float32(1)
         )
-    )
-    (value, mean), gradient = ours(drawn, images)
+
+    (value, mean), gradient = jax.jit(ours)(drawn, images)
     real = (dataset.images[label, :count] / np.float32(255) - dataset.mean) / dataset.std
     theirs = jax.value_and_grad(
         lambda images, drawn: loss_by_hand(problem.network, *drawn, real, images, label, 3.0, 2.0, 0.5)

@@ -130,7 +130,7 @@ def test_a_network_of_the_queue_is_trained_by_sgd(dataset):
     settings = QueueConfig(start=1, size=1, trained=1, steps=2, batch_size=6, learning_rate=0.1, every=10)
     problem = problem_of(config_of(small("idm")), dataset)
     queue = network_queue.start(problem, settings, jax.random.key(0))
-    data = ClassData(dataset.images, dataset.counts, np.arange(3, dtype=np.int32))
+    data = ClassData.of(dataset.images, dataset.counts)
     key = jax.random.key(1)
     after = on_one_device(lambda d, q: network_queue.train(problem, settings, key, q, d), data, queue)
     batch_key = jax.random.split(jax.random.split(key, 1)[0])[1]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from dmjax import DM
+from dmjax.common import backend
 from dmjax.common.errors import UserError
 from dmjax.config import Config, DataConfig
 from dmjax.data import load
@@ -28,7 +29,7 @@ def needs(chunks, per_device=200):
 
 @pytest.mark.parametrize("gigabytes", [0.11, 0.2, 1, 16, 100])
 def test_what_is_chosen_fits(gigabytes, monkeypatch):
-    monkeypatch.setattr(memory.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(backend, "current", lambda: "gpu")
     program, chunks = memory.choose(CONFIG, SIZE, needs, gigabytes * 1e9, False)
     assert memory.peak_bytes(program) <= gigabytes * 1e9
     if gigabytes == 100:
@@ -39,7 +40,7 @@ def test_what_is_chosen_fits(gigabytes, monkeypatch):
 
 
 def test_what_is_fixed_stays_and_what_cannot_fit_is_said(monkeypatch):
-    monkeypatch.setattr(memory.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(backend, "current", lambda: "gpu")
     fixed = dataclasses.replace(CONFIG, class_chunk=7)
     assert memory.choose(fixed, SIZE, needs, 1e9, False)[1].classes == 7
     with pytest.raises(UserError, match="are needed even with 1 class"):

@@ -346,7 +346,7 @@ def test_a_step_draws_one_of_the_trained_networks(config, dataset):
     problem = dataclasses.replace(problem, chunks=Chunks(1))
     one_step = jax.jit(lambda key, *arguments: method.step(problem, key, *arguments))
     images = np.random.default_rng(0).normal(size=(10, 2, *dataset.image_shape)).astype(np.float32)
-    data, state = ClassData(dataset.images, dataset.counts, np.arange(10, dtype=np.int32)), method.state_of(images)
+    data, state = ClassData.of(dataset.images, dataset.counts), method.state_of(images)
 
     def loss(iteration, drawn):
         key = jax.random.fold_in(jax.random.key(0), iteration)

@@ -1,6 +1,7 @@
 """Objective, step and sharding: against NumPy and PyTorch, and for what must not change a run."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ ALL = Chunks()
 def data_of(rng, classes=3, n=6, counts=None):
     images = rng.integers(0, 256, (classes, n, *SHAPE)).astype(np.uint8)
     counts = np.full(classes, n, np.int32) if counts is None else np.array(counts, np.int32)
-    return ClassData(images, counts, np.arange(classes, dtype=np.int32))
+    return ClassData.of(images, counts)
 
 
 def start_of(rng, classes=3, method=CONFIG.method):
@@ -124,7 +125,8 @@ def test_a_whole_step_matches_torch(torch, rng, norm):
         chosen = np.asarray(indices)[np.asarray(weights) > 0]
         assert len(chosen) == min(4, data.count[c])
         siamese = sample(augment_key)
-        reals.append(torch.tensor(np.asarray(apply(siamese, normalize(data.images[c][chosen], MEAN, STD)))))
+        pixels = data.images[c][chosen].reshape(-1, *SHAPE)
+        reals.append(torch.tensor(np.asarray(apply(siamese, normalize(pixels, MEAN, STD)))))
         # The augmentation is affine in the images: its matrix carries the gradient to PyTorch.
         basis = jnp.eye(64, dtype=jnp.float32).reshape(64, *SHAPE)
         constant = np.asarray(apply(siamese, jnp.zeros((1, *SHAPE)))).reshape(-1)
@@ -185,10 +187,14 @@ def test_real_activations_are_not_stored(rng):
 
     config = dataclasses.replace(CONFIG, method=DM(batch_real=256), augment=AugmentConfig("none"))
     problem = dataclasses.replace(problem_of(config), network=network, image_shape=(32, 32, 3))
-    drawn, of_class = Drawn(variables, variables), ClassData(real.astype(jnp.uint8), jnp.int32(256), jnp.int32(0))
-    ours = temporary(
-        lambda s: config.method._loss_and_gradient(problem, jax.random.key(0), drawn, 0.0, s, None, of_class), synthetic
-    )
+    drawn, data = Drawn(variables, variables), ClassData.of(np.zeros((1, *real.shape), np.uint8), [256])
+    data, key = jax.tree.map(jnp.asarray, data), jax.random.key(0)
+
+    def loss_and_gradient(synthetic):
+        seen = config.method._observe_real(problem, key, drawn, data, 0)
+        return config.method._loss_and_gradient(problem, key, drawn, 0.0, synthetic, None, seen, 0, 1.0)
+
+    ours = temporary(loss_and_gradient, synthetic)
     stored = temporary(jax.grad(lambda r: embed(r, weights).sum()), real)
     assert ours < 0.1 * stored
 
@@ -221,7 +227,7 @@ def test_devices_agree_and_need_not_divide_the_classes(rng, devices, norm, toler
 def test_real_images_live_on_the_device_of_their_class_only(rng):
     data = data_of(rng, classes=10)
     placed = ClassSharding(10).put_data(data.images, data.count)
-    assert placed.images.shape == (4, 3, 6, *SHAPE)
+    assert placed.images.shape == (4, 3, 6, math.prod(SHAPE))
     for shard in placed.images.addressable_shards:
         d = shard.index[0].start or 0
         mine = data.images[3 * d : 3 * d + 3]

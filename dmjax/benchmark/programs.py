@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ def build_network(case: Case, config: BenchmarkConfig) -> Any:
 
 def condensing(case: Case, config: BenchmarkConfig, length: int) -> Program:
     """The compiled chunk of `length` iterations on the configured devices."""
-    setup = _Setup(case, config, jax.devices()[: config.devices])
+    setup = Setup(case, config, jax.devices()[: config.devices])
     rng = np.random.default_rng(0)
     shape = (case.num_classes, case.images_per_class, *case.image_shape)
     real = rng.integers(0, 256, shape, dtype=np.uint8)
@@ -78,7 +79,7 @@ def condensing(case: Case, config: BenchmarkConfig, length: int) -> Program:
 
 def plan(case: Case, config: BenchmarkConfig) -> dict[str, Any]:
     """Compiles one iteration without data, and returns what it needs on a device; the host needs next to nothing."""
-    setup = _Setup(case, config, jax.devices()[: config.devices])
+    setup = Setup(case, config, jax.devices()[: config.devices])
     start = time.perf_counter()
     compiled, chunks = setup.compile(1, *setup.abstract())
     data_bytes = setup.sharding.per_device * case.images_per_class * int(np.prod(case.image_shape))
@@ -98,7 +99,7 @@ def plan(case: Case, config: BenchmarkConfig) -> dict[str, Any]:
 
 def share_cost(case: Case, config: BenchmarkConfig, num_devices: int) -> dict[str, Any]:
     """What one of `num_devices` devices does in an iteration, by the compiled program's own analysis."""
-    setup = _Setup(case, config, jax.devices()[:num_devices])
+    setup = Setup(case, config, jax.devices()[:num_devices])
     keys, states, data, constants = setup.abstract()
     program = setup.make(1, Chunks())  # without loops, whose bodies the analysis counts once
     compiled = setup.sharding.compile(program, keys, states, setup.axes, data, constants)
@@ -118,7 +119,7 @@ def share_cost(case: Case, config: BenchmarkConfig, num_devices: int) -> dict[st
 
 def step_flops(case: Case, config: BenchmarkConfig) -> float:
     """XLA's count for one iteration of all classes, before optimisation: without loops, and without compiling."""
-    setup = _Setup(case, config, jax.devices()[:1])
+    setup = Setup(case, config, jax.devices()[:1])
     _, [state], data, constants = setup.abstract()
     step = functools.partial(setup.method.step, dataclasses.replace(setup.problem, chunks=Chunks()))
     one_device = jax.vmap(step, (None, setup.method.state_axes, 0, None), axis_name=DEVICES)
@@ -129,14 +130,9 @@ def step_flops(case: Case, config: BenchmarkConfig) -> float:
 def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) -> Program:
     """Training of networks on a random small set, and one pass over 10,000 test images."""
     network = build_network(case, config)
-    rng = np.random.default_rng(0)
-    n = case.num_classes * case.ipc
-    moments = _moments(case.image_shape)
-    images = rng.uniform(size=(n, *case.image_shape)).astype(np.float32)
-    labels = np.repeat(np.arange(case.num_classes, dtype=np.int32), case.ipc)
-    examples = jax.device_put(training.Examples(images, labels, *moments))
-    test_images = rng.integers(0, 256, (10_000, *case.image_shape), dtype=np.uint8)
-    test = training.test_examples(test_images, np.zeros(10_000, np.int32), *moments)
+    examples, n = jax.device_put(small_set(case)), case.num_classes * case.ipc
+    test_images = np.random.default_rng(0).integers(0, 256, (10_000, *case.image_shape), dtype=np.uint8)
+    test = training.test_examples(test_images, np.zeros(10_000, np.int32), *_moments(case.image_shape))
     settings = training.make_recipe(recipe, config.augment)
     per_epoch = -(-n // min(settings.batch_size, n))
 
@@ -168,7 +164,14 @@ def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) ->
     return Program(run, notes)
 
 
-class _Setup:
+def small_set(case: Case) -> training.Examples:
+    """Random images in place of synthetic ones, on the host."""
+    images = np.random.default_rng(0).uniform(size=(case.num_classes * case.ipc, *case.image_shape))
+    labels = np.repeat(np.arange(case.num_classes, dtype=np.int32), case.ipc)
+    return training.Examples(images.astype(np.float32), labels, *_moments(case.image_shape))
+
+
+class Setup:
     """What the programs of one case share."""
 
     def __init__(self, case: Case, config: BenchmarkConfig, devices: list[Any]):
@@ -191,8 +194,10 @@ class _Setup:
         """What all devices hold besides the state: random networks in place of trained ones."""
         return self.method.constants(self.problem)
 
-    def compile(self, length: int, keys: Any, states: Any, data: Any, constants: Any) -> tuple[Any, Chunks]:
-        """The compiled program, with the chunks that were chosen for it."""
+    def compile(
+        self, length: int, keys: Any, states: Any, data: Any, constants: Any, limit: float | None = None
+    ) -> tuple[Any, Chunks]:
+        """The compiled program, with the chunks that were chosen for it; `limit` as for `memory.choose`."""
         case, sharding = self._case, self.sharding
         real = (case.num_classes, case.images_per_class, *case.image_shape)
 
@@ -200,7 +205,7 @@ class _Setup:
             return sharding.compile(self.make(length, chunks), keys, states, self.axes, data, constants)
 
         size = memory.size_of(self.config, real, sharding.per_device)
-        return memory.choose(self.config, size, compile, memory.limit(self.config), self._whole)
+        return memory.choose(self.config, size, compile, limit or memory.limit(self.config), self._whole)
 
     def abstract(self) -> tuple[Any, Any, Any, Any]:
         """Shapes in place of a key, a state and data of one run, and the constants: enough to compile."""
@@ -211,7 +216,7 @@ class _Setup:
     def shapes(self) -> tuple[RunState, ClassData]:
         """Shapes of the state and of the real images."""
         case = self._case
-        real = jax.ShapeDtypeStruct((case.num_classes, case.images_per_class, *case.image_shape), np.uint8)
+        real = jax.ShapeDtypeStruct((case.num_classes, case.images_per_class, math.prod(case.image_shape)), np.uint8)
         numbers = jax.ShapeDtypeStruct((case.num_classes,), np.int32)
         state = jax.eval_shape(lambda: self.method.start(self.problem, 0))
         return RunState(jax.ShapeDtypeStruct((), np.int32), state), ClassData(real, numbers, numbers)

@@ -35,8 +35,11 @@ CLASSES, DEVICES = "classes", "devices"
 class ClassData(NamedTuple):
     """The real images of the classes that one device owns.
 
+    An image is one row of numbers, so that an iteration reads those that it draws and nothing else: TPUs keep images
+    of few channels in a layout from which rows cannot be taken, and would change that of all images before every draw.
+
     Attributes:
-      images: uint8 [C, N, H, W, D].
+      images: uint8 [C, N, H * W * D].
       count: int32 [C], how many of the N are images; 0 for a class that only pads the class axis.
       index: int32 [C], number of the class in the whole data set.
     """
@@ -44,6 +47,12 @@ class ClassData(NamedTuple):
     images: Any
     count: Any
     index: Any
+
+    @classmethod
+    def of(cls, images: np.ndarray, count: np.ndarray) -> Self:
+        """Those of a whole data set: images uint8 [C, N, H, W, D] and, of every class, how many there are."""
+        rows, count = images.reshape(*images.shape[:2], -1), np.asarray(count, np.int32)
+        return cls(rows, count, np.arange(len(count), dtype=np.int32))
 
 
 class Chunks(NamedTuple):
@@ -53,11 +62,13 @@ class Chunks(NamedTuple):
       classes: Classes.
       real: Real images of a class.
       synthetic: Synthetic images of a class.
+      synthetic_classes: Classes of which only the synthetic images are embedded.
     """
 
     classes: int | None = None
     real: int | None = None
     synthetic: int | None = None
+    synthetic_classes: int | None = None
 
 
 class Condensed(NamedTuple):
@@ -235,18 +246,21 @@ class Method:
         return None
 
 
-def real_batch(key: jax.Array, images: jax.Array, count: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
+def real_batch(
+    problem: Problem, key: jax.Array, data: ClassData, place: jax.Array, batch: int
+) -> tuple[jax.Array, jax.Array]:
     """Draws a class's real batch without replacement: uint8 [B, H, W, D], and weights [B] that are 0 for fillers.
 
     Args:
+      problem: What the method works on.
       key: PRNG key.
-      images: uint8 [N, H, W, D], of which the first `count` are images.
-      count: int32 scalar.
+      data: Of all classes of a device.
+      place: int32 scalar, which of these classes, counted on the device.
       batch: How many; all where the class has fewer.
     """
-    size = images.shape[0]
-    indices, weights = sampling.without_replacement(key, count, size, min(batch, size))
-    return images[indices], weights
+    size = data.images.shape[1]
+    indices, weights = sampling.without_replacement(key, data.count[place], size, min(batch, size))
+    return data.images[place, indices].reshape(-1, *problem.image_shape), weights
 
 
 def in_chunks(function: Callable, arrays: Sequence[jax.Array], chunk: int | None) -> Any:
@@ -279,6 +293,23 @@ def map_classes(function: Callable, at_once: int | None, *args: Any) -> Any:
     if at_once == 1:  # nothing to vectorise: plain convolutions are faster than vmapped ones on a CPU
         return jax.lax.map(lambda a: function(*a), args)
     return jax.lax.map(lambda a: function(*a), args, batch_size=at_once)
+
+
+def in_groups(function: Callable, size: int | None, *args: Any) -> Any:
+    """Applies `function` to arrays [C, ...], so many classes after another: what it returns is [C, ...] as well.
+
+    Where `map_classes` gives a function one class, this gives it a group of classes; None is one group of all.
+    """
+    classes = len(jax.tree.leaves(args)[0])
+    if size is None or size >= classes:
+        return function(*args)
+    whole = classes // size * size
+    head = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), args)
+    out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(lambda a: function(*a), head))
+    if whole == classes:
+        return out
+    rest = function(*jax.tree.map(lambda x: x[whole:], args))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), out, rest)
 
 
 def gather(num_classes: int, share: jax.Array) -> jax.Array:

@@ -123,11 +123,12 @@ class DC(LearnedImages):
             if "batch_stats" in learner.variables:
                 learner = learner._replace(variables=_observe(problem, statistics_key, learner.variables, data))
 
-            def loss_and_gradient(images, real, count, index):
-                class_key = jax.random.fold_in(match_key, index)
-                return self._match(problem, class_key, learner.variables, images, real, count, index)
+            def loss_and_gradient(images, place):
+                class_key = jax.random.fold_in(match_key, data.index[place])
+                return self._match(problem, class_key, learner.variables, images, data, place)
 
-            losses, gradients = map_classes(loss_and_gradient, problem.chunks.classes, state.images, *data)
+            places = jnp.arange(len(data.index))
+            losses, gradients = map_classes(loss_and_gradient, problem.chunks.classes, state.images, places)
             state = self.update(state, gradients)
             learner = jax.lax.cond(i < outer - 1, lambda: train(train_key, learner, state.images), lambda: learner)
             return (state, learner), losses
@@ -142,15 +143,15 @@ class DC(LearnedImages):
         (state, _), losses = jax.lax.scan(advance, (state, learner), jnp.arange(outer))
         return state, losses.mean(axis=0)
 
-    def _match(self, problem, key, variables, synthetic, real, count, index):
+    def _match(self, problem, key, variables, synthetic, data, place):
         """The distance of the gradients of one class, and its derivative by the synthetic images."""
         sample_key, augment_key = jax.random.split(key)
-        real, weights = real_batch(sample_key, real, count, self.batch_real)
+        real, weights = real_batch(problem, sample_key, data, place, self.batch_real)
         siamese = augment.sample(augment_key, self.augmentation(problem.config), synthetic.shape[1:])
-        gradient_of = functools.partial(class_gradient, problem.network, variables, label=index)
+        gradient_of = functools.partial(class_gradient, problem.network, variables, label=data.index[place])
         real = augment.apply(siamese, normalize(real, problem.mean, problem.std))
         target = jax.lax.stop_gradient(gradient_of(images=real, weights=weights, at_once=problem.chunks.real))
-        ones = jnp.broadcast_to(jnp.float32(count > 0), synthetic.shape[:1])  # 0 for a class that only pads
+        ones = jnp.broadcast_to(jnp.float32(data.count[place] > 0), synthetic.shape[:1])  # 0 for a class that only pads
 
         def loss(synthetic):
             gradient = gradient_of(images=augment.apply(siamese, synthetic), weights=ones)
@@ -195,8 +196,11 @@ class DSA(DC):
 
 def _observe(problem: Problem, key: jax.Array, variables: Any, data: ClassData) -> Any:
     """Batch norm's running statistics after one more batch, of real images of all classes."""
-    batch = lambda index, real, count: real_batch(jax.random.fold_in(key, index), real, count, _STATISTICS)  # noqa: E731
-    images, weights = jax.vmap(batch)(data.index, data.images, data.count)
+
+    def batch(place):
+        return real_batch(problem, jax.random.fold_in(key, data.index[place]), data, place, _STATISTICS)
+
+    images, weights = jax.vmap(batch)(jnp.arange(len(data.index)))
     images, weights = gather(problem.num_classes, images), gather(problem.num_classes, weights)
     images = normalize(images.reshape(-1, *images.shape[2:]), problem.mean, problem.std)
     _, new = problem.network.apply(variables, images, train=True, weights=weights.reshape(-1), mutable=["batch_stats"])

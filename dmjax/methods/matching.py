@@ -19,7 +19,7 @@ from dmjax.config import AugmentConfig, Config, Count, Fraction
 from dmjax.data import Dataset, augment, normalize, sampling
 from dmjax.data.factor import Reduction, pack, unpack
 from dmjax.methods import distances, embedding, network_queue
-from dmjax.methods.base import CLASSES, DEVICES, ClassData, Condensed, Problem, map_classes, real_batch
+from dmjax.methods.base import CLASSES, DEVICES, ClassData, Condensed, Problem, in_groups, map_classes, real_batch
 from dmjax.methods.cloud import Cloud, cross_entropy, observe
 from dmjax.methods.embedding import Bank, Drawn
 from dmjax.methods.images import LearnedImages
@@ -197,15 +197,28 @@ class Matching(LearnedImages):
         def update(state, key):
             settled = jnp.float32(state.moves > self.match.history_after)
 
-            def loss_and_gradient(images, history, real, count, index):
-                class_key, of_class = jax.random.fold_in(key, index), ClassData(real, count, index)
-                past = None if history is None else (history, settled)
-                return self._loss_and_gradient(problem, class_key, drawn, weight, images, past, of_class)
+            def observe_real(place):
+                return self._observe_real(problem, jax.random.fold_in(key, data.index[place]), drawn, data, place)
 
-            (losses, means), gradients = map_classes(
-                loss_and_gradient, problem.chunks.classes, state.images, state.history, *data
-            )
-            return self._move(state, gradients, means), losses
+            def loss_and_gradient(rows, history, place, seen):
+                class_key = jax.random.fold_in(key, data.index[place])
+                past = None if history is None else (history, settled)
+                images, there = rows.reshape(-1, *problem.image_shape), jnp.float32(data.count[place] > 0)
+                found, gradient = self._loss_and_gradient(
+                    problem, class_key, drawn, weight, images, past, seen, data.index[place], there
+                )
+                return found, gradient.reshape(rows.shape)
+
+            def of_group(rows, history, places):
+                seen = map_classes(observe_real, problem.chunks.classes, places)
+                at_once = 1 if problem.chunks.synthetic_classes == 1 else None
+                return map_classes(loss_and_gradient, at_once, rows, history, places, seen)
+
+            # As rows, a class is one piece of memory in whatever layout a compiler prefers for images.
+            rows = state.images.reshape(*state.images.shape[:2], -1)
+            of_classes = rows, state.history, jnp.arange(len(data.index))
+            (losses, means), gradients = in_groups(of_group, problem.chunks.synthetic_classes, *of_classes)
+            return self._move(state, gradients.reshape(state.images.shape), means), losses
 
         if self.match.updates == 1:
             state, losses = update(state, key)
@@ -230,19 +243,22 @@ class Matching(LearnedImages):
             problem, drawn, jax.random.fold_in(key, 3), self.match.fresh
         ), self.match.calibration
 
-    def _loss_and_gradient(self, problem, key, drawn, weight, images, past, of_class):
-        """The loss of one class with its mean feature, and the gradient by its images [M, H, W, D]."""
+    def _observe_real(self, problem, key, drawn, data, place):
+        """The real batch of one class, as the network sees it, and how it was augmented."""
         sample_key, augment_key = jax.random.split(key)
-        real, real_weights = real_batch(sample_key, of_class.images, of_class.count, self.batch_real)
-        there = jnp.float32(of_class.count > 0)
-        siamese = augment.sample(augment_key, self.augmentation(problem.config), images.shape[1:])
+        real, weights = real_batch(problem, sample_key, data, place, self.batch_real)
+        siamese = augment.sample(augment_key, self.augmentation(problem.config), problem.image_shape)
         real = augment.apply(siamese, normalize(real, problem.mean, problem.std))
-        real = jax.lax.stop_gradient(self._observe(problem, drawn.variables, real, real_weights, problem.chunks.real))
+        return self._observe(problem, drawn.variables, real, weights, problem.chunks.real), siamese
+
+    def _loss_and_gradient(self, problem, key, drawn, weight, images, past, seen, label, there):
+        """The loss of one class with its mean feature, and the gradient by its images [M, H, W, D]."""
+        real, siamese = jax.lax.stop_gradient(seen)
 
         def loss(images):
             shown = augment.apply(siamese, self._shown(problem, jax.random.fold_in(key, 1), images))
             weights = jnp.broadcast_to(there, shown.shape[:1])
-            label, chunk = of_class.index, problem.chunks.synthetic
+            chunk = problem.chunks.synthetic
             in_one_pass = self._is_its_own_expert() and hasattr(problem.network, "classify")
             at_once = label if self.match.calibration and in_one_pass else None
             synthetic = self._observe(problem, drawn.variables, shown, weights, chunk, at_once)

@@ -96,8 +96,11 @@ def draw_targets(problem: Problem, key: jax.Array, data: ClassData, batch: int) 
       batch: Images of all classes together, on all devices.
     """
     each = min(max(1, batch // problem.num_classes), data.images.shape[1])
-    draw = lambda index, images, count: real_batch(jax.random.fold_in(key, index), images, count, each)  # noqa: E731
-    images, there = jax.vmap(draw)(data.index, data.images, data.count)
+
+    def draw(place):
+        return real_batch(problem, jax.random.fold_in(key, data.index[place]), data, place, each)
+
+    images, there = jax.vmap(draw)(jnp.arange(len(data.index)))
     share = data.count / over_devices(data.count.sum())
     weights = there / jnp.maximum(there.sum(axis=1, keepdims=True), 1) * share[:, None]
     images = normalize(images.reshape(-1, *images.shape[2:]), problem.mean, problem.std)

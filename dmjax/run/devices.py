@@ -22,12 +22,14 @@ class ClassSharding:
 
     Attributes:
       num_classes: C.
-      num_devices: How many devices take a share; no more than there are classes.
+      num_devices: How many devices take a share; no more than there are classes, but for TPUs.
       per_device: Classes of one share, padding included.
     """
 
     def __init__(self, num_classes: int, devices: Sequence[Any] | None = None):
-        devices = _spread(devices or jax.devices(), num_classes)
+        devices = list(devices or jax.devices())
+        if devices[0].platform != "tpu":  # the chips of a TPU slice are wired so that all of them must take part
+            devices = _spread(devices, num_classes)
         self.num_classes = num_classes
         self.num_devices = len(devices)
         self.per_device = -(-num_classes // len(devices))
@@ -82,9 +84,8 @@ class ClassSharding:
         return _by_axis(self.share_shapes, lambda tree: tree, axes, state)
 
     def put_data(self, images: np.ndarray, counts: np.ndarray) -> ClassData:
-        """Places the real images uint8 [C, N, H, W, D] of every class on the device that owns the class."""
-        index = np.arange(self.num_classes, dtype=np.int32)
-        return self.split(ClassData(images, np.asarray(counts, np.int32), index))
+        """Places the real images uint8 [C, N, H, W, D] of every class, as rows, on the device that owns the class."""
+        return self.split(ClassData.of(images, counts))
 
     def compile(
         self, program: Callable, keys: jax.Array, states: Sequence[Any], axes: Any, data: ClassData, constants: Any

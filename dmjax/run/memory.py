@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dmjax.common import backend
 from dmjax.common.errors import UserError
 from dmjax.config import Config
 from dmjax.data import Dataset
@@ -17,7 +19,9 @@ from dmjax.methods.base import Chunks
 
 # Of so many, 16 images of 32x32, the activations stay in the cache; measured, see experiments/benchmark/NOTES.md.
 _CPU_PIXELS = 2**14
-_SLACK = 0.9  # of the memory: allocators lose some to fragments
+# Of so many, 256 images of 32x32, the largest activation stays in the memory of a TPU core, by its compiler's estimate.
+_TPU_PIXELS = 2**18
+SLACK = 0.9  # of the memory: allocators lose some to fragments
 _COPIES = 4  # of the state of a further run: it comes, is stacked with the others, goes on and is given back
 
 
@@ -65,11 +69,12 @@ def choose(
       UserError: nothing fits.
     """
     chunks = preferred(config, size, whole)
-    program = compile(chunks)
-    while (need := peak_bytes(program)) > limit:
+    program, need = _compiled(compile, chunks)
+    while program is None or need > limit:
         smaller = None if whole else _smaller(config, chunks, size, need / limit)
         if smaller is None:
-            if "auto" not in (config.class_chunk, config.image_chunk) and config.memory_gb is None:
+            fixed = "auto" not in (config.class_chunk, config.image_chunk) and config.memory_gb is None
+            if program is not None and fixed:
                 break  # all is as the user wants it, and the analysis is no proof
             raise UserError(
                 f"{_shown(need)} per device are needed even with {chunks.classes or size.classes} class(es) and "
@@ -77,8 +82,20 @@ def choose(
                 "take more devices, fewer real or synthetic images, or smaller images"
             )
         chunks = smaller
-        program = compile(chunks)
+        program, need = _compiled(compile, chunks)
     return program, chunks
+
+
+def _compiled(compile: Callable[[Chunks], Any], chunks: Chunks) -> tuple[Any, float]:
+    """The program of some chunks and what it needs; None where the compiler itself finds that it does not fit."""
+    try:
+        program = compile(chunks)
+    except jax.errors.JaxRuntimeError as error:
+        found = re.search(r"RESOURCE_EXHAUSTED.*?([\d.]+)G", str(error), re.DOTALL)
+        if found is None:
+            raise
+        return None, float(found.group(1)) * 2**30
+    return program, peak_bytes(program)
 
 
 def check_images(config: Config, dataset: Dataset) -> None:
@@ -91,22 +108,33 @@ def check_images(config: Config, dataset: Dataset) -> None:
 
 
 def preferred(config: Config, size: Size, whole: bool) -> Chunks:
-    """The fastest chunks where memory is no question: on a CPU the cache decides, an accelerator wants all at once."""
+    """The fastest chunks where memory is no question: those whose activations stay in the cache, or on the chip."""
     if whole:
         return Chunks()
-    cpu = jax.default_backend() == "cpu"
-    classes: int | None = config.class_chunk if config.class_chunk != "auto" else (1 if cpu else None)
-    images: int | None = None if config.image_chunk == "auto" else config.image_chunk
-    in_cache = max(1, _CPU_PIXELS // size.pixels)
-    real = in_cache if cpu and config.image_chunk == "auto" else images
-    return Chunks(None if classes is not None and classes >= size.classes > 1 else classes, real, images)
+    kind = backend.current()
+    real = synthetic = None if config.image_chunk == "auto" else config.image_chunk
+    if kind == "cpu" and real is None:
+        real = max(1, _CPU_PIXELS // size.pixels)
+    if config.class_chunk != "auto":
+        classes = synthetic_classes = config.class_chunk
+    elif kind == "cpu":
+        classes = synthetic_classes = 1
+    elif kind == "tpu":
+        on_chip = max(1, _TPU_PIXELS // size.pixels)
+        real = on_chip if real is None and on_chip < size.real else real
+        classes, synthetic_classes = (max(1, on_chip // images) for images in (size.real, size.synthetic))
+    else:
+        classes = synthetic_classes = size.classes
+    all_of = lambda n: None if n >= size.classes > 1 else n  # noqa: E731
+    return Chunks(all_of(classes), real, synthetic, all_of(synthetic_classes))
 
 
 def _smaller(config: Config, chunks: Chunks, size: Size, excess: float) -> Chunks | None:
     """The next chunks to try when the program needs `excess` times what there is; None when there are none."""
-    classes = chunks.classes or size.classes
+    classes = max(chunks.classes or size.classes, chunks.synthetic_classes or size.classes)
     if config.class_chunk == "auto" and classes > 1:
-        return chunks._replace(classes=max(1, min(classes // 2, int(classes / excess))))
+        fewer = max(1, min(classes // 2, int(classes / excess)))
+        return chunks._replace(classes=fewer, synthetic_classes=fewer)
     real, synthetic = chunks.real or size.real, chunks.synthetic or size.synthetic
     if config.image_chunk == "auto" and max(real, synthetic) > 1:
         images = max(real, synthetic)
@@ -137,7 +165,7 @@ def peak_bytes(program: Any) -> int:
 
 def limit(config: Config) -> float:
     """The bytes of a device that a run may use: as configured, or a little less than there are."""
-    return config.memory_gb * 1e9 if config.memory_gb else _SLACK * _device_bytes()
+    return config.memory_gb * 1e9 if config.memory_gb else SLACK * _device_bytes()
 
 
 def _device_bytes() -> float:
