@@ -8,6 +8,8 @@
 
     python -m dmjax.benchmark --case cifar10-ipc10 --scaling 1 2 4 8
 
+    python -m dmjax.benchmark --case cifar10-ipc10 --target v5e:1x1x1 --network.precision bfloat16
+
 Data are random. Ours and the peer are timed in turn, in blocks; the median block counts, and the spread is shown. The
 floor is the arithmetic of direct convolutions at the speed of a matrix product; Winograd's algorithm (CPU) needs less.
 """
@@ -24,7 +26,7 @@ import jax
 import numpy as np
 
 from dmjax import networks
-from dmjax.benchmark import cases, peer, profile, programs, roofline
+from dmjax.benchmark import cases, peer, profile, programs, roofline, target
 from dmjax.benchmark.cases import Case
 from dmjax.common import files, machine, signals
 from dmjax.common.errors import UserError
@@ -53,7 +55,9 @@ def _main(arguments: list[str]) -> None:
         peer.find(config.peer)
     if config.json is not None:
         files.check_writable(config.json)
-    if config.scaling or config.plan:
+    if config.target is not None:
+        report = _estimates(config.target, config, chosen)
+    elif config.scaling or config.plan:
         report = _scaling(config, chosen) if config.scaling else _plan(config, chosen)
     else:
         report = _timing(config, chosen)
@@ -74,6 +78,7 @@ def _check(config: BenchmarkConfig) -> None:
 
 
 def _timing(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
+    config = dataclasses.replace(config, network=networks.settled(config.network))
     here = machine.describe()
     ceilings = {
         "matmul_flops": roofline.matmul_flops(config.network.precision),
@@ -232,6 +237,18 @@ def _plan(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
             f"temporaries; {row['devices']} device(s), {row['classes_per_device']} classes each; at once: {chunks}"
         )
     return {"machine": machine.describe(), "plans": rows}
+
+
+def _estimates(name: str, config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
+    rows = []
+    with target.described(name) as chips:
+        config = dataclasses.replace(config, network=networks.settled(config.network))
+        for row in target.estimates(chosen, config, chips, _RECIPE):
+            rows.append(row)
+            print(target.describe(row), flush=True)
+            signals.check()
+    print(f"\n{target.table(rows)}")
+    return {"machine": machine.describe(), "estimates": "of the compiler, not measured", "cases": rows}
 
 
 def _scaling(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
