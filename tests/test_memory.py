@@ -4,6 +4,7 @@ import dataclasses
 import json
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from dmjax import DM
@@ -47,6 +48,52 @@ def test_what_is_fixed_stays_and_what_cannot_fit_is_said(monkeypatch):
         memory.choose(CONFIG, SIZE, needs, 50e6, False)
     with pytest.raises(UserError, match="are needed even"):
         memory.choose(CONFIG, SIZE, needs, 1e9, True)
+
+
+@pytest.mark.parametrize(("iterations", "faster", "classes"), [(5000, 1, 1), (5000, None, None), (10, 1, None)])
+def test_on_a_gpu_a_long_run_takes_what_is_faster(monkeypatch, iterations, faster, classes):
+    """Both programs are timed, but for a short run, which would not make good for the second compilation."""
+    monkeypatch.setattr(backend, "current", lambda: "gpu")
+    config = dataclasses.replace(CONFIG, method=DM(batch_real=256, iterations=iterations))
+    programs = {}
+
+    def compile(chunks):
+        program = needs(chunks)
+        programs[id(program)] = (program, chunks)
+        return program
+
+    def seconds(program):
+        return 1.0 if programs[id(program)][1].classes == faster else 2.0
+
+    _, chunks = memory.choose(config, SIZE, compile, 1e12, False, seconds)
+    assert chunks.classes == classes
+    assert len(programs) == (2 if iterations > 10 else 1)
+
+
+def test_on_a_tpu_activations_stay_on_the_chip(monkeypatch):
+    monkeypatch.setattr(backend, "current", lambda: "tpu")
+    small = memory.size_of(dataclasses.replace(CONFIG, ipc=10), (10, 5000, 32, 32, 3), 10)
+    assert memory.preferred(CONFIG, small, False) == Chunks(1, None, None, None)
+    assert memory.preferred(CONFIG, SIZE, False) == Chunks(1, 64, None, 1)
+    fixed = dataclasses.replace(CONFIG, class_chunk=4, image_chunk=8)
+    assert memory.preferred(fixed, SIZE, False) == Chunks(4, 8, 8, 4)
+
+
+def test_a_compiler_that_finds_it_too_large_is_one_that_needs_more(monkeypatch):
+    monkeypatch.setattr(backend, "current", lambda: "gpu")
+
+    def compile(chunks):
+        if (chunks.classes or 200) > 10:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: temporaries (29.44G) exceed available HBM (15.75G)")
+        return needs(chunks)
+
+    assert memory.choose(CONFIG, SIZE, compile, 16e9, False)[1].classes <= 10
+
+    def broken(chunks):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        memory.choose(CONFIG, SIZE, broken, 16e9, False)
 
 
 def test_more_images_than_memory_holds_are_refused_before_they_are_made():

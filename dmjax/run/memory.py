@@ -20,7 +20,8 @@ from dmjax.methods.base import Chunks
 # Of so many, 16 images of 32x32, the activations stay in the cache; measured, see experiments/benchmark/NOTES.md.
 _CPU_PIXELS = 2**14
 # Of so many, 256 images of 32x32, the largest activation stays in the memory of a TPU core, by its compiler's estimate.
-_TPU_PIXELS = 2**18
+_ON_CHIP_PIXELS = 2**18
+_LONG = 1000  # iterations from which it pays to compile twice
 SLACK = 0.9  # of the memory: allocators lose some to fragments
 _COPIES = 4  # of the state of a further run: it comes, is stacked with the others, goes on and is given back
 
@@ -49,7 +50,12 @@ def size_of(config: Config, real_shape: Sequence[int], classes: int) -> Size:
 
 
 def choose(
-    config: Config, size: Size, compile: Callable[[Chunks], Any], limit: float, whole: bool
+    config: Config,
+    size: Size,
+    compile: Callable[[Chunks], Any],
+    limit: float,
+    whole: bool,
+    seconds: Callable[[Any], float] | None = None,
 ) -> tuple[Any, Chunks]:
     """Compiles with the preferred chunks, or with the largest ones that fit where those do not.
 
@@ -61,6 +67,8 @@ def choose(
       compile: Makes the program of some chunks.
       limit: Bytes that a device has for it.
       whole: All classes and images must be computed at once, as with batch norm.
+      seconds: Runs a program and says how long it takes, where that can be measured. On a GPU, about whose fastest
+        chunks nothing else is known, a long run starts with it.
 
     Returns:
       The compiled program and its chunks.
@@ -83,7 +91,18 @@ def choose(
             )
         chunks = smaller
         program, need = _compiled(compile, chunks)
+    if seconds is not None and not whole and _is_worth_measuring(config, chunks, size):
+        fewer = _on_chip(config, size)
+        other, need = _compiled(compile, fewer)
+        if other is not None and need <= limit and seconds(other) < seconds(program):
+            return other, fewer
     return program, chunks
+
+
+def _is_worth_measuring(config: Config, chunks: Chunks, size: Size) -> bool:
+    """Whether a second program is compiled and both are timed: for long runs on a GPU, of several classes at once."""
+    several = size.classes > 1 and chunks.classes != 1
+    return backend.current() == "gpu" and config.class_chunk == "auto" and several and config.method.iterations >= _LONG
 
 
 def _compiled(compile: Callable[[Chunks], Any], chunks: Chunks) -> tuple[Any, float]:
@@ -120,13 +139,23 @@ def preferred(config: Config, size: Size, whole: bool) -> Chunks:
     elif kind == "cpu":
         classes = synthetic_classes = 1
     elif kind == "tpu":
-        on_chip = max(1, _TPU_PIXELS // size.pixels)
-        real = on_chip if real is None and on_chip < size.real else real
-        classes, synthetic_classes = (max(1, on_chip // images) for images in (size.real, size.synthetic))
+        return _on_chip(config, size)
     else:
         classes = synthetic_classes = size.classes
-    all_of = lambda n: None if n >= size.classes > 1 else n  # noqa: E731
-    return Chunks(all_of(classes), real, synthetic, all_of(synthetic_classes))
+    return Chunks(_all_of(classes, size), real, synthetic, _all_of(synthetic_classes, size))
+
+
+def _on_chip(config: Config, size: Size) -> Chunks:
+    """Real images of one class, and synthetic ones of several, whose activations stay on the chip of an accelerator."""
+    given = None if config.image_chunk == "auto" else config.image_chunk
+    at_once = max(1, _ON_CHIP_PIXELS // size.pixels)
+    real = at_once if given is None and at_once < size.real else given
+    classes, synthetic_classes = (max(1, at_once // images) for images in (size.real, size.synthetic))
+    return Chunks(_all_of(classes, size), real, given, _all_of(synthetic_classes, size))
+
+
+def _all_of(classes: int, size: Size) -> int | None:
+    return None if classes >= size.classes > 1 else classes
 
 
 def _smaller(config: Config, chunks: Chunks, size: Size, excess: float) -> Chunks | None:

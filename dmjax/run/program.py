@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -160,7 +161,9 @@ class Programs:
         if (length, runs) not in self._compiled:
             compile = functools.partial(self._compile, length, runs)
             if self._chunks is None:
-                program, self._chunks = memory.choose(self._config, self._size, compile, self._limit(), self._whole)
+                program, self._chunks = memory.choose(
+                    self._config, self._size, compile, self._limit(), self._whole, self._seconds
+                )
             else:
                 program = compile(self._chunks)
             self._compiled[length, runs] = program
@@ -171,6 +174,16 @@ class Programs:
         keys, states = self.put_keys([self._config.seed] * runs), self.put_states([self._state] * runs)
         with methods.reported(self.method):
             return self.sharding.compile(program, keys, states, self.axes, *self.arguments)
+
+    def _seconds(self, program: Any) -> float:
+        """How long one call takes on the slowest of all processes, after one that is not counted; for one run."""
+        keys, times = self.put_keys([self._config.seed]), []
+        for _ in range(2):
+            states = self.put_states([self._state])
+            start = time.perf_counter()
+            jax.block_until_ready(program(keys, states, *self.arguments))
+            times.append(time.perf_counter() - start)
+        return float(processes.from_all(times[-1]).max())
 
     @property
     def _size(self) -> memory.Size:
