@@ -24,13 +24,23 @@ _DISPATCH = {"chunk": 10, "checkpoint.every": 500}  # section 3.1 says nothing o
 _LONG_ITERATIONS = {"chunk": 1, "checkpoint.every": 10}
 
 
+_HERE = Path(__file__).parents[1]
+_FOLDERS = _HERE / "experiments", _HERE.parent / "experiments"
+"""Where experiments are in an installed package, and in a clone of the repository."""
+
+
 def load_config(path: str | Path) -> Config:
     """Reads an experiment file and returns what its `get_config()` returns, with `workdir` filled in.
+
+    Args:
+      path: Of the file; or the name of one that comes with the package, such as tiny.
 
     Raises:
       UserError: the file is missing, cannot be executed, or has no `get_config` that returns a `Config`.
     """
     path = Path(path)
+    if not path.exists() and path.name == str(path) and not path.suffix:
+        path = next((folder / f"{path}.py" for folder in _FOLDERS if (folder / f"{path}.py").is_file()), path)
     if not path.is_file():
         raise UserError(f"no experiment file {str(path)!r}; {_similar(path)}")
     try:
