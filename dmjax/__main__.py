@@ -14,6 +14,7 @@ COMMANDS = {
     "condense": "dmjax.condense",
     "evaluate": "dmjax.evaluate",
     "compare": "dmjax.compare",
+    "export": "dmjax.export",
     "pretrain": "dmjax.pretrain",
     "benchmark": "dmjax.benchmark.__main__",
 }

@@ -315,6 +315,18 @@ class EvaluateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """What to write a synthetic set as, and where."""
+
+    synthetic: Path | None = None
+    """The synthetic.npz of a run."""
+    to: Literal["png", "numpy", "torch", "huggingface"] = "png"
+    """The format."""
+    out: Path | None = None
+    """The file or folder to write (by default beside the set, by the name of the format)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
     """What to time, on random data."""
 

@@ -1,0 +1,87 @@
+"""Synthetic sets in the formats of other libraries: what a network is trained on, unpacked.
+
+Pixels of a PNG are 8 bits; every other format keeps float32.
+"""
+
+import importlib
+import importlib.util
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dmjax.common import files
+from dmjax.common.errors import UserError
+from dmjax.data.synthetic_set import SyntheticSet
+
+
+def to_png(synthetic: SyntheticSet, path: Path) -> str:
+    """A folder PATH/CLASS/NNNN.png, the layout of an ImageFolder, and labels.csv where labels are soft."""
+    return f"{synthetic.export(path)} images, 8 bits a channel, in {path}/CLASS/"
+
+
+def to_numpy(synthetic: SyntheticSet, path: Path) -> str:
+    """PATH/images.npy float32 [n, H, W, D] in units of pixels / 255, labels.npy, mean.npy and std.npy."""
+    unpacked = synthetic.unpacked()
+    for name in ("images", "labels", "mean", "std"):
+        buffer = io.BytesIO()
+        np.save(buffer, getattr(unpacked, name))
+        files.write_bytes(path / f"{name}.npy", buffer.getvalue())
+    return f"images {list(unpacked.images.shape)} float32 in {path}/"
+
+
+def to_torch(synthetic: SyntheticSet, path: Path) -> str:
+    """One file that `torch.load(PATH, weights_only=True)` reads, in the layout in which the authors of DM save sets.
+
+    `data` is a list of one pair: images float32 [n, D, H, W], normalised as networks expect them, and labels int64 [n],
+    or soft labels float32 [n, C]. `mean`, `std` and `class_names` stand beside it.
+    """
+    torch = _library("torch", 'pip install "dmjax[torch]"')
+    unpacked = synthetic.unpacked()
+    images = ((unpacked.images - unpacked.mean) / unpacked.std).transpose(0, 3, 1, 2)
+    labels = unpacked.labels.astype(np.int64) if unpacked.labels.ndim == 1 else unpacked.labels
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in (images, labels)]
+    moments = {name: torch.from_numpy(getattr(unpacked, name)) for name in ("mean", "std")}
+    buffer = io.BytesIO()
+    torch.save({"data": [tensors], **moments, "class_names": list(unpacked.class_names)}, buffer)
+    files.write_bytes(path, buffer.getvalue())
+    return f"images {list(images.shape)} float32, normalised, in {path}"
+
+
+def to_huggingface(synthetic: SyntheticSet, path: Path) -> str:
+    """A folder that `datasets.load_from_disk(PATH)` opens.
+
+    `image` is what a screen shows, 8 bits a channel; `pixels` the same in float32, in units of pixels / 255; `label`
+    the class; `soft_label` its distribution, where labels are soft.
+    """
+    datasets = _library("datasets", 'pip install "dmjax[huggingface]"')
+    unpacked = synthetic.unpacked()
+    features = {
+        "image": datasets.Image(),
+        "pixels": datasets.Array3D(unpacked.images.shape[1:], "float32"),
+        "label": datasets.ClassLabel(names=list(unpacked.class_names)),
+    }
+    shown = [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in unpacked.pixels()]
+    columns = {"image": shown, "pixels": list(unpacked.images), "label": unpacked.hard_labels.tolist()}
+    if unpacked.labels.ndim == 2:
+        features["soft_label"] = datasets.Sequence(datasets.Value("float32"))
+        columns["soft_label"] = unpacked.labels.tolist()
+    datasets.Dataset.from_dict(columns, datasets.Features(features)).save_to_disk(str(path))
+    return f"{len(shown)} images in {path}/"
+
+
+FORMATS: Mapping[str, Callable[[SyntheticSet, Path], str]] = {
+    "png": to_png,
+    "numpy": to_numpy,
+    "torch": to_torch,
+    "huggingface": to_huggingface,
+}
+"""Writers by name: a set and a path -> what was written, for people."""
+
+
+def _library(name: str, remedy: str):
+    if importlib.util.find_spec(name) is None:
+        raise UserError(f"{name} is not installed: {remedy}")
+    return importlib.import_module(name)
