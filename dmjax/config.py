@@ -271,9 +271,11 @@ class Config:
     """Iterations compiled into one dispatch, after which metrics are read (by default 10, and 1 for methods whose
     iterations are long)."""
     class_chunk: Count | Literal["auto"] = "auto"
-    """Classes computed at once on a device; auto: 1 on a CPU, on an accelerator as many as fit in its memory."""
+    """Classes computed at once on a device; auto: 1 on a CPU, on a TPU as many as stay on the chip, on a GPU as many as
+    fit in its memory."""
     image_chunk: Count | Literal["auto"] = "auto"
-    """Images of a class embedded at once; auto: on a CPU as many as its cache holds, else as fit."""
+    """Images of a class embedded at once; auto: on a CPU as many as its cache holds, on a TPU as many as stay on the
+    chip, on a GPU as fit."""
     memory_gb: Positive | None = None
     """What `auto` may use on a device, in 10^9 bytes (by default what the device has)."""
     images_every: NonNegative = 1000

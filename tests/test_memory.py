@@ -50,26 +50,6 @@ def test_what_is_fixed_stays_and_what_cannot_fit_is_said(monkeypatch):
         memory.choose(CONFIG, SIZE, needs, 1e9, True)
 
 
-@pytest.mark.parametrize(("iterations", "faster", "classes"), [(5000, 1, 1), (5000, None, None), (10, 1, None)])
-def test_on_a_gpu_a_long_run_takes_what_is_faster(monkeypatch, iterations, faster, classes):
-    """Both programs are timed, but for a short run, which would not make good for the second compilation."""
-    monkeypatch.setattr(backend, "current", lambda: "gpu")
-    config = dataclasses.replace(CONFIG, method=DM(batch_real=256, iterations=iterations))
-    programs = {}
-
-    def compile(chunks):
-        program = needs(chunks)
-        programs[id(program)] = (program, chunks)
-        return program
-
-    def seconds(program):
-        return 1.0 if programs[id(program)][1].classes == faster else 2.0
-
-    _, chunks = memory.choose(config, SIZE, compile, 1e12, False, seconds)
-    assert chunks.classes == classes
-    assert len(programs) == (2 if iterations > 10 else 1)
-
-
 def test_on_a_tpu_activations_stay_on_the_chip(monkeypatch):
     monkeypatch.setattr(backend, "current", lambda: "tpu")
     small = memory.size_of(dataclasses.replace(CONFIG, ipc=10), (10, 5000, 32, 32, 3), 10)
@@ -77,6 +57,22 @@ def test_on_a_tpu_activations_stay_on_the_chip(monkeypatch):
     assert memory.preferred(CONFIG, SIZE, False) == Chunks(1, 64, None, 1)
     fixed = dataclasses.replace(CONFIG, class_chunk=4, image_chunk=8)
     assert memory.preferred(fixed, SIZE, False) == Chunks(4, 8, 8, 4)
+
+
+def test_fewer_synthetic_images_are_tried_before_more_real_ones(monkeypatch):
+    """From a TPU's chunks, real images of one class and synthetic ones of ten, only the latter can become fewer."""
+    monkeypatch.setattr(backend, "current", lambda: "tpu")
+    tried = []
+
+    def compile(chunks):
+        tried.append(chunks)
+        analysis = needs(chunks._replace(classes=chunks.synthetic_classes), 10).memory_analysis()
+        return SimpleNamespace(memory_analysis=lambda: analysis)
+
+    small = memory.size_of(dataclasses.replace(CONFIG, ipc=10), (10, 5000, 32, 32, 3), 10)
+    memory.choose(CONFIG, small, compile, 600e6, False)
+    assert len(tried) > 1
+    assert {chunks.classes for chunks in tried} == {1}
 
 
 def test_a_compiler_that_finds_it_too_large_is_one_that_needs_more(monkeypatch):

@@ -59,10 +59,11 @@ class Chunks(NamedTuple):
     """How much is computed at once, which bounds memory and does not change the result; None for all.
 
     Attributes:
-      classes: Classes.
-      real: Real images of a class.
-      synthetic: Synthetic images of a class.
-      synthetic_classes: Classes of which only the synthetic images are embedded.
+      classes: Classes whose real images are embedded together.
+      real: Real images of a class that are embedded together.
+      synthetic: Synthetic images of a class that are embedded together.
+      synthetic_classes: Classes whose synthetic images are embedded together, by the methods that embed them after the
+        real ones. Such a group of classes is done before the next one begins.
     """
 
     classes: int | None = None

@@ -21,7 +21,6 @@ from dmjax.methods.base import Chunks
 _CPU_PIXELS = 2**14
 # Of so many, 256 images of 32x32, the largest activation stays in the memory of a TPU core, by its compiler's estimate.
 _ON_CHIP_PIXELS = 2**18
-_LONG = 1000  # iterations from which it pays to compile twice
 SLACK = 0.9  # of the memory: allocators lose some to fragments
 _COPIES = 4  # of the state of a further run: it comes, is stacked with the others, goes on and is given back
 
@@ -50,12 +49,7 @@ def size_of(config: Config, real_shape: Sequence[int], classes: int) -> Size:
 
 
 def choose(
-    config: Config,
-    size: Size,
-    compile: Callable[[Chunks], Any],
-    limit: float,
-    whole: bool,
-    seconds: Callable[[Any], float] | None = None,
+    config: Config, size: Size, compile: Callable[[Chunks], Any], limit: float, whole: bool
 ) -> tuple[Any, Chunks]:
     """Compiles with the preferred chunks, or with the largest ones that fit where those do not.
 
@@ -67,8 +61,6 @@ def choose(
       compile: Makes the program of some chunks.
       limit: Bytes that a device has for it.
       whole: All classes and images must be computed at once, as with batch norm.
-      seconds: Runs a program and says how long it takes, where that can be measured. On a GPU, about whose fastest
-        chunks nothing else is known, a long run starts with it.
 
     Returns:
       The compiled program and its chunks.
@@ -77,7 +69,7 @@ def choose(
       UserError: nothing fits.
     """
     chunks = preferred(config, size, whole)
-    program, need = _compiled(compile, chunks)
+    program, need = compiled(compile, chunks)
     while program is None or need > limit:
         smaller = None if whole else _smaller(config, chunks, size, need / limit)
         if smaller is None:
@@ -90,22 +82,11 @@ def choose(
                 "take more devices, fewer real or synthetic images, or smaller images"
             )
         chunks = smaller
-        program, need = _compiled(compile, chunks)
-    if seconds is not None and not whole and _is_worth_measuring(config, chunks, size):
-        fewer = _on_chip(config, size)
-        other, need = _compiled(compile, fewer)
-        if other is not None and need <= limit and seconds(other) < seconds(program):
-            return other, fewer
+        program, need = compiled(compile, chunks)
     return program, chunks
 
 
-def _is_worth_measuring(config: Config, chunks: Chunks, size: Size) -> bool:
-    """Whether a second program is compiled and both are timed: for long runs on a GPU, of several classes at once."""
-    several = size.classes > 1 and chunks.classes != 1
-    return backend.current() == "gpu" and config.class_chunk == "auto" and several and config.method.iterations >= _LONG
-
-
-def _compiled(compile: Callable[[Chunks], Any], chunks: Chunks) -> tuple[Any, float]:
+def compiled(compile: Callable[[Chunks], Any], chunks: Chunks) -> tuple[Any, float]:
     """The program of some chunks and what it needs; None where the compiler itself finds that it does not fit."""
     try:
         program = compile(chunks)
@@ -127,7 +108,10 @@ def check_images(config: Config, dataset: Dataset) -> None:
 
 
 def preferred(config: Config, size: Size, whole: bool) -> Chunks:
-    """The fastest chunks where memory is no question: those whose activations stay in the cache, or on the chip."""
+    """The chunks where memory is no question: activations stay in the cache of a CPU, or on the chip of a TPU.
+
+    What is fastest on a GPU is not known; there all classes are computed at once.
+    """
     if whole:
         return Chunks()
     kind = backend.current()
@@ -163,12 +147,12 @@ def _smaller(config: Config, chunks: Chunks, size: Size, excess: float) -> Chunk
     classes = max(chunks.classes or size.classes, chunks.synthetic_classes or size.classes)
     if config.class_chunk == "auto" and classes > 1:
         fewer = max(1, min(classes // 2, int(classes / excess)))
-        return chunks._replace(classes=fewer, synthetic_classes=fewer)
+        return chunks._replace(classes=min(chunks.classes or size.classes, fewer), synthetic_classes=fewer)
     real, synthetic = chunks.real or size.real, chunks.synthetic or size.synthetic
     if config.image_chunk == "auto" and max(real, synthetic) > 1:
         images = max(real, synthetic)
         fewer = max(1, min(images // 2, int(images / excess)))
-        return chunks._replace(classes=classes, real=min(real, fewer), synthetic=min(synthetic, fewer))
+        return Chunks(classes, min(real, fewer), min(synthetic, fewer), classes)
     return None
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -149,8 +148,8 @@ class Programs:
             return 1
         length, limit = chunk_length(self._config), self._limit()
         chunks = self._chunks or memory.preferred(self._config, self._size, self._whole)
-        together = self._compile(length, wanted, chunks)
-        if memory.peak_bytes(together) <= limit:  # then one run alone would have these chunks too
+        together, need = memory.compiled(functools.partial(self._compile, length, wanted), chunks)
+        if together is not None and need <= limit:  # then one run alone would have these chunks too
             self._chunks, self._compiled[length, wanted] = chunks, together
             return wanted
         alone = memory.peak_bytes(self.get(length, 1))
@@ -161,9 +160,7 @@ class Programs:
         if (length, runs) not in self._compiled:
             compile = functools.partial(self._compile, length, runs)
             if self._chunks is None:
-                program, self._chunks = memory.choose(
-                    self._config, self._size, compile, self._limit(), self._whole, self._seconds
-                )
+                program, self._chunks = memory.choose(self._config, self._size, compile, self._limit(), self._whole)
             else:
                 program = compile(self._chunks)
             self._compiled[length, runs] = program
@@ -174,16 +171,6 @@ class Programs:
         keys, states = self.put_keys([self._config.seed] * runs), self.put_states([self._state] * runs)
         with methods.reported(self.method):
             return self.sharding.compile(program, keys, states, self.axes, *self.arguments)
-
-    def _seconds(self, program: Any) -> float:
-        """How long one call takes on the slowest of all processes, after one that is not counted; for one run."""
-        keys, times = self.put_keys([self._config.seed]), []
-        for _ in range(2):
-            states = self.put_states([self._state])
-            start = time.perf_counter()
-            jax.block_until_ready(program(keys, states, *self.arguments))
-            times.append(time.perf_counter() - start)
-        return float(processes.from_all(times[-1]).max())
 
     @property
     def _size(self) -> memory.Size:

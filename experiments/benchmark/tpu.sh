@@ -4,7 +4,7 @@
 #     experiments/benchmark/tpu.sh [FOLDER]
 #
 # writes FOLDER/{bfloat16,float32}.json and prints the tables (default folder: runs/benchmark). What the compiler
-# estimates for the same cases is in experiments/benchmark/results/estimates.md. Without a peer unless PEER=torch is set.
+# estimates for the same cases is in docs/performance.md. Without a peer unless PEER=torch is set.
 # CASES, PRECISIONS and OPTIONS may be set to try it elsewhere, for example on a CPU:
 #
 #     CASES="tiny-ipc1" PRECISIONS=float32 OPTIONS="--network.width 8 --seconds 0.2" experiments/benchmark/tpu.sh
