@@ -91,7 +91,9 @@ def _config_of(synthetic: SyntheticSet) -> Config:
     except (TypeError, AttributeError, UserError) as error:
         raise UserError(f"the configuration in the metadata of the synthetic set is damaged: {error}") from None
     own = isinstance(config.method, str) and ":" in config.method
-    return dataclasses.replace(config, evaluation=evaluation, method=Config.method if own else config.method)
+    network = dataclasses.replace(config.network, precision="auto")  # what is fast here, not where it was made
+    method = Config.method if own else config.method
+    return dataclasses.replace(config, evaluation=evaluation, network=network, method=method)
 
 
 def _trusted(network: NetworkConfig) -> NetworkConfig:

@@ -26,7 +26,7 @@ def _main(arguments: list[str]) -> None:
         raise UserError("name a set: --synthetic runs/tiny/synthetic.npz, for instance")
     synthetic = SyntheticSet.load(config.synthetic)
     out = config.out or config.synthetic.with_name("synthetic.pt" if config.to == "torch" else config.to)
-    if out.exists() and (out.is_dir() if config.to == "torch" else not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another --out")
     print(FORMATS[config.to](synthetic, out))
 

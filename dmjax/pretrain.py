@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str]) -> None:
     compilation.use_cache()
     given, default = experiment.parse(Config, arguments, "python -m dmjax.pretrain", f"{__doc__}")
-    config = experiment.resolve(given, default)
+    config = experiment.resolve(experiment.settled(given, default))
     known = pretrained.states(config, load_dataset(config.data, config.progress), _announce)
     header = ["network", "states", "steps", "validation accuracy, first / middle / last", "seconds"]
     print(f"\n{study.markdown(header, [_row(of_one) for of_one in known])}\n\nfiles: {known[0][0].path.parents[1]}/")

@@ -44,7 +44,7 @@ ROWS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "blend": ("what won, together", {}),
 }
 """What each row is for, and its settings on top of distribution matching with the factor; the last is a method."""
-_METHOD = ("a method by its own settings", {})
+_METHOD = ("a method, its own settings but for the flags", {})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -138,7 +138,7 @@ def test_schedulers_are_recognised(monkeypatch):
     assert not backend._in_cluster({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"})
     indexed = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}
     assert not backend._in_cluster(indexed)  # without the package by which JAX asks for the others
-    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: object())
     assert backend._in_cluster(indexed)
     assert backend._in_cluster({"TPU_WORKER_HOSTNAMES": "a,b"})
     assert not backend._in_cluster({"TPU_WORKER_HOSTNAMES": "a"})

@@ -295,10 +295,10 @@ def test_any_optax_optimizer(rng):
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "layer", "group"])
 @pytest.mark.parametrize(
-    ("precision", "bound"), [pytest.param("tf32", 1e-6, marks=pytest.mark.slow), ("bfloat16", 0.05)]
+    ("precision", "bound"), [pytest.param("tf32", 0.01, marks=pytest.mark.slow), ("bfloat16", 0.05)]
 )
 def test_precision_bounds_the_change_of_the_loss(rng, norm, precision, bound):
-    """On a CPU tf32 is float32; bfloat16 has 8 bits, and its means are taken in float32."""
+    """tf32 has 11 bits, which a CPU rounds to by itself, bfloat16 8; means are taken in float32."""
     data, state = data_of(rng), start_of(rng)
 
     def step_in(precision):
@@ -314,4 +314,4 @@ def test_precision_bounds_the_change_of_the_loss(rng, norm, precision, bound):
         np.abs(after.method.images - exact_after.method.images).max()
         <= 10 * bound * np.abs(exact_after.method.images - state.method.images).max()
     )
-    assert (precision == "bfloat16") == bool((losses != exact).any())  # and it does compute in it
+    assert bool((losses != exact).any())  # and it does compute in it

@@ -240,15 +240,17 @@ def _plan(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
 
 
 def _estimates(name: str, config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
-    rows = []
+    report: dict[str, Any] = {"machine": machine.describe(), "estimates": "of the compiler, not measured", "cases": []}
     with target.described(name) as chips:
         config = dataclasses.replace(config, network=networks.settled(config.network))
         for row in target.estimates(chosen, config, chips, _RECIPE):
-            rows.append(row)
+            report["cases"].append(row)
             print(target.describe(row), flush=True)
+            if config.json is not None:
+                files.write_json(config.json, report)  # what is known stays, whatever comes next
             signals.check()
-    print(f"\n{target.table(rows)}")
-    return {"machine": machine.describe(), "estimates": "of the compiler, not measured", "cases": rows}
+    print(f"\n{target.table(report['cases'])}")
+    return report
 
 
 def _scaling(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:

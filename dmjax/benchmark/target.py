@@ -136,7 +136,14 @@ def estimates(
         try:
             yield estimate(case, config, target, recipe)
         except UserError as error:
-            yield {"name": case.name, "target": target.name, "chips": target.chips, "fits": False, "why": str(error)}
+            why = str(error)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            why = str(error).splitlines()[0]
+        else:
+            continue
+        yield {"name": case.name, "target": target.name, "chips": target.chips, "fits": False, "why": why}
 
 
 def estimate(case: Case, config: BenchmarkConfig, target: Target, recipe: EvaluationConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which kind of device programs are compiled for: the one at hand, or one that is only described."""
+"""Which kind of device programs are compiled for, at hand or only described, and whether it may be asked for yet."""
 
 import contextlib
 import importlib.util

@@ -195,14 +195,14 @@ class Matching(LearnedImages):
         drawn, weight = self._draw(problem, network_key, along, constants)
 
         def update(state, key):
-            settled = jnp.float32(state.moves > self.match.history_after)
+            history_counts = jnp.float32(state.moves // self.match.updates > self.match.history_after)
 
             def observe_real(place):
                 return self._observe_real(problem, jax.random.fold_in(key, data.index[place]), drawn, data, place)
 
             def loss_and_gradient(rows, history, place, seen):
                 class_key = jax.random.fold_in(key, data.index[place])
-                past = None if history is None else (history, settled)
+                past = None if history is None else (history, history_counts)
                 images, there = rows.reshape(-1, *problem.image_shape), jnp.float32(data.count[place] > 0)
                 found, gradient = self._loss_and_gradient(
                     problem, class_key, drawn, weight, images, past, seen, data.index[place], there
@@ -211,7 +211,7 @@ class Matching(LearnedImages):
 
             def of_group(rows, history, places):
                 seen = map_classes(observe_real, problem.chunks.classes, places)
-                at_once = 1 if problem.chunks.synthetic_classes == 1 else None
+                at_once = 1 if problem.chunks.synthetic_classes == 1 else None  # one alone is faster without `vmap`
                 return map_classes(loss_and_gradient, at_once, rows, history, places, seen)
 
             # As rows, a class is one piece of memory in whatever layout a compiler prefers for images.
@@ -339,8 +339,8 @@ class Matching(LearnedImages):
         if match.centralization:
             total += match.centralization * distances.centralization(synthetic.features, synthetic.weights)
         if past is not None:
-            history, settled = past
-            total += settled * match.history * jnp.mean((mean - history) ** 2)
+            history, counts = past
+            total += counts * match.history * jnp.mean((mean - history) ** 2)
         return total
 
     def _move(self, state: MatchState, gradients: jax.Array, means: jax.Array) -> MatchState:

@@ -32,7 +32,7 @@ def products(function: Callable, precision: str) -> Callable:
     """A convolution or matrix product whose operands are rounded as the precision has it, where devices do not do so.
 
     TF32 keeps 10 of the 23 bits behind the point. A CPU has no such units and rounds by itself, so that what a GPU
-    will compute by default can be tried there.
+    will compute by default can be tried there. In a gradient it is the products that are rounded, not what comes in.
     """
     if precision != "tf32" or backend.current() != "cpu":
         return function

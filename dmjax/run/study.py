@@ -240,7 +240,8 @@ def opened(
         parsed = dataclasses.replace(parsed, workdir=default.workdir.with_name(f"{default.workdir.name}_{name}"))
     if parsed.runs != 1 and "runs" not in kind.__annotations__:
         raise UserError("--runs is for dmjax.condense and dmjax.compare; a study makes one set of each")
-    varied = experiment.undecided(experiment.resolve(parsed, default), parsed)
+    parsed = experiment.settled(parsed, default)
+    varied = experiment.undecided(experiment.resolve(parsed), parsed)
     command = [*prog.split(), *(arguments if given is None else given)]
     with Workdir(as_config(varied), study=True) as workdir:
         _check_kind(workdir.path / "study.json", prog.split()[2])

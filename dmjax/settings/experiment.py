@@ -39,7 +39,7 @@ def load_config(path: str | Path) -> Config:
       UserError: the file is missing, cannot be executed, or has no `get_config` that returns a `Config`.
     """
     path = Path(path)
-    if not path.exists() and path.name == str(path) and not path.suffix:
+    if not path.is_file() and path.name == str(path) and not path.suffix:
         path = next((folder / f"{path}.py" for folder in _FOLDERS if (folder / f"{path}.py").is_file()), path)
     if not path.is_file():
         raise UserError(f"no experiment file {str(path)!r}; {_similar(path)}")
@@ -206,6 +206,15 @@ def resolve(config: R, default: R | None = None) -> R:
     if values["seed"] + values.get("runs", 1) - 1 >= 2**32:
         raise UserError(f"seed must be below 2**32, and that of the last run too, not {values['seed']}")
     return config
+
+
+def settled(config: R, default: R) -> R:
+    """A configuration as it was given, with the network's options and precision filled in.
+
+    For commands that join no other processes, whatever the scheduler has started.
+    """
+    network = networks.settled(networks.resolve(networks.on_top_of(config.network, default.network)))
+    return dataclasses.replace(config, network=network)
 
 
 def _fill_evaluation(config: R, values: Mapping[str, typing.Any]) -> R:
