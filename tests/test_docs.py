@@ -3,8 +3,12 @@
 import importlib.util
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 from conftest import ROOT
+
+from dmjax.methods.cloud import Cloud
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -34,3 +38,15 @@ def test_the_readme_is_short_and_names_every_page():
     for page in PAGES[1:]:
         assert f": {page.name}\n" in navigation
         assert page.name in ("index.md", "api.md") or f"docs/{page.name}" in text
+
+
+def test_the_method_of_ones_own_is_complete():
+    """The file that the page on methods shows: its distance is what it says, and the setting is a field."""
+    text = (ROOT / "docs" / "methods.md").read_text()
+    [source] = re.findall(r"```python\n(# my_method.py\n.*?)```", text, re.DOTALL)
+    names = {"__name__": "my_method"}
+    exec(compile(source, "my_method.py", "exec"), names)
+    method = names["L1"](scale=2.0)
+    real = Cloud(jnp.array([[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]]), jnp.array([1.0, 1.0, 0.0]))
+    synthetic = Cloud(jnp.array([[0.0, 5.0]]), jnp.ones(1))
+    assert float(method.distance(jax.random.key(0), real, synthetic)) == 2 * (2 + 2)

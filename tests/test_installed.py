@@ -18,7 +18,7 @@ from dmjax import load_config
 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
-    [([], 2, "Commands:"), (["--help"], 0, "Commands:"), (["condens"], 2, "did you mean 'condense'")],
+    [([], 2, "Commands:"), (["--help"], 0, "Commands:"), (["condens"], 2, "there are condense, evaluate")],
 )
 def test_a_wrong_command_is_one_line(capsys, arguments, status, message):
     assert command.main(arguments) == status

@@ -8,6 +8,7 @@ import importlib.util
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -38,7 +39,7 @@ def to_torch(synthetic: SyntheticSet, path: Path) -> str:
     `data` is a list of one pair: images float32 [n, D, H, W], normalised as networks expect them, and labels int64 [n],
     or soft labels float32 [n, C]. `mean`, `std` and `class_names` stand beside it.
     """
-    torch = _library("torch", 'pip install "dmjax[torch]"')
+    torch = _library("torch")
     unpacked = synthetic.unpacked()
     images = ((unpacked.images - unpacked.mean) / unpacked.std).transpose(0, 3, 1, 2)
     labels = unpacked.labels.astype(np.int64) if unpacked.labels.ndim == 1 else unpacked.labels
@@ -56,7 +57,7 @@ def to_huggingface(synthetic: SyntheticSet, path: Path) -> str:
     `image` is what a screen shows, 8 bits a channel; `pixels` the same in float32, in units of pixels / 255; `label`
     the class; `soft_label` its distribution, where labels are soft.
     """
-    datasets = _library("datasets", 'pip install "dmjax[huggingface]"')
+    datasets = _library("datasets")
     unpacked = synthetic.unpacked()
     features = {
         "image": datasets.Image(),
@@ -81,7 +82,7 @@ FORMATS: Mapping[str, Callable[[SyntheticSet, Path], str]] = {
 """Writers by name: a set and a path -> what was written, for people."""
 
 
-def _library(name: str, remedy: str):
+def _library(name: str) -> Any:
     if importlib.util.find_spec(name) is None:
-        raise UserError(f"{name} is not installed: {remedy}")
+        raise UserError(f"{name} is not installed: pip install {name}")
     return importlib.import_module(name)

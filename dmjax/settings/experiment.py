@@ -63,7 +63,7 @@ def _similar(path: Path) -> str:
     there = {file.stem: str(file) for folder in folders for file in sorted(folder.glob("*.py"))}
     close = near_misses(path.stem, list(there))
     if not there:
-        return "name one by its path, such as experiments/tiny.py in a clone of the repository"
+        return "name one by its path, or one of the package by its name, such as tiny"
     if not close.startswith("did you mean"):
         return f"there are {', '.join(sorted(there.values())[:20])}"
     return "did you mean " + " or ".join(repr(there[stem]) for stem in re.findall(r"'(.*?)'", close)) + "?"
