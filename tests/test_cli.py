@@ -79,7 +79,7 @@ def test_bad_experiment_files(capsys, tmp_path):
     assert "--config" in one_line_error(condense, capsys)
     assert "tiny.py" in one_line_error(condense, capsys, "--config", str(ROOT / "experiments" / "tyni.py"))
     assert "experiments/tiny.py" in one_line_error(condense, capsys, "--config", tmp_path / "none" / "x.py")
-    assert "did you mean 'experiments/tiny.py'?" in one_line_error(condense, capsys, "--config", "tiny")
+    assert "did you mean 'experiments/tiny.py'?" in one_line_error(condense, capsys, "--config", "tinny")
     for text, expected in (
         ("x = 1", "get_config()"),
         ("def get_config(): return 3", "get_config()"),

@@ -265,7 +265,7 @@ def test_rooms_import_downwards_only():
     floors = ["common", "config", "data", "networks", "evaluation", "methods", "settings", "run"]
     package = ROOT / "dmjax"
     entries = [p for p in package.iterdir() if p.suffix == ".py" or (p.is_dir() and p.name != "__pycache__")]
-    assert len(entries) <= 14, sorted(p.name for p in entries)
+    assert len(entries) <= 16, sorted(p.name for p in entries)
     for path in package.rglob("*.py"):
         room = path.relative_to(package).parts[0].removesuffix(".py")
         if room not in floors:
