@@ -41,7 +41,7 @@ ROWS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "adam": ("optimizer", {"optimizer.name": "adam", "optimizer.options": (), "optimizer.learning_rate": 0.05}),
     "average": ("mean of the images along the way", {"average": 0.2}),
     "factor 4": ("still more images in each", {"factor": 4}),
-    "blend": ("what won, together", {}),
+    "blend": ("four ideas together", {}),
 }
 """What each row is for, and its settings on top of distribution matching with the factor; the last is a method."""
 _METHOD = ("a method, its own settings but for the flags", {})

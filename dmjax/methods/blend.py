@@ -14,7 +14,7 @@ _SMALLEST_BLOCK = 8  # pixels of a side; fewer hold too little of an image
 
 @dataclasses.dataclass(frozen=True)
 class Blend(Matching):
-    """Distribution matching with four ideas of its successors, those that gave most on CIFAR-10.
+    """Distribution matching with four ideas of its successors, which gave more together than alone on CIFAR-10.
 
     Every stored image holds several training images, the more the fewer images there are (multi-formation; Kim et al.
     2022). Half of the networks that features are compared in are states along the training of a few networks, as in
