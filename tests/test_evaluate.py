@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from dmjax.common.errors import UserError
 from dmjax.config import AugmentConfig, Config, DataConfig, EvaluationConfig, NetworkConfig
 from dmjax.data import load
 from dmjax.data.synthetic_set import SyntheticSet, from_pixels
-from dmjax.evaluation import training
+from dmjax.evaluation import judge, training
 from dmjax.settings import experiment
 
 QUICK = {"networks": 3, "epochs": 2}
@@ -92,15 +93,25 @@ def test_what_a_method_decides_is_decided_for_the_network_that_is_trained(small,
     assert found == [("none", 300), ("crop_noise", 1000), ("crop", 1000), ("none", 5)]
 
 
-def test_an_interrupted_evaluation_goes_on_with_the_next_network(small, digits, tmp_path, monkeypatch):
+def test_networks_that_are_trained_at_the_same_time_are_what_they_are_alone(small, digits, monkeypatch):
+    together = evaluate.evaluate(small, digits, progress=False, **QUICK)
+    monkeypatch.setattr(judge, "_AT_ONCE_ON_CPU", 1)
+    assert together.values == evaluate.evaluate(small, digits, progress=False, **QUICK).values
+    assert len(set(together.values)) > 1
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_an_interrupted_evaluation_goes_on_with_the_next_network(small, digits, tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(judge, "_AT_ONCE_ON_CPU", at_once)
     whole = evaluate.evaluate(small, digits, progress=False, **QUICK)
     train, trained = training.train, []
+    keys = [jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 3), i) for i in range(3)]
 
-    def stop_at_the_second(*arguments):
-        trained.append(1)
-        if len(trained) == 2:
+    def stop_at_the_second(network, recipe, key, *arguments):
+        trained.append(next(i for i, known in enumerate(keys) if (known == key).all()))
+        if trained.count(1) == 1 and trained[-1] == 1:
             raise KeyboardInterrupt
-        return train(*arguments)
+        return train(network, recipe, key, *arguments)
 
     monkeypatch.setattr(training, "train", stop_at_the_second)
     kept = tmp_path / "kept.json"
@@ -109,7 +120,7 @@ def test_an_interrupted_evaluation_goes_on_with_the_next_network(small, digits, 
     assert [entry["accuracy"] for entry in json.loads(kept.read_text())["networks"]] == [whole.values[0]]
     again = evaluate.evaluate(small, digits, progress=False, resume_file=kept, **QUICK)
     assert again.values == whole.values
-    assert len(trained) == 4
+    assert [trained.count(i) for i in (0, 1)] == [1, 2]  # what was measured is not measured again
     assert again.training_seconds > 0
     other = dataclasses.replace(small, images=small.images * np.float32(0.5))
     expected = evaluate.evaluate(other, digits, progress=False, **QUICK).values

@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import hashlib
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmjax import networks
-from dmjax.common import compilation, files
+from dmjax.common import backend, compilation, files
 from dmjax.common.errors import UserError
 from dmjax.common.progress import progress_bar
 from dmjax.config import AugmentConfig, Config, EvaluateConfig, EvaluationConfig, NetworkConfig
@@ -27,6 +29,7 @@ from dmjax.evaluation.pretrained import TrainedNetworks
 from dmjax.evaluation.training import Examples, Recipe, Tested
 
 _CLASSES_FOR_TOP5 = 50
+_AT_ONCE_ON_CPU = 2  # networks, each in a thread: the layers of one alone are too small to keep all cores busy
 _MOMENTS = 10  # of a training, among which the best is looked for
 BEST = "best over epochs (chosen on the test images)"
 """How the best accuracy over epochs is labelled wherever it is shown."""
@@ -225,10 +228,12 @@ def _judge(
         return _labelled(network, recipe, examples, teachers())
 
     one = None if callable(sets) else functools.cache(functools.partial(labelled, sets))  # labelled once
+    preparing = threading.Lock()  # for what is done once, although several networks ask for it
 
     def train_and_test(i: int, on_progress: Callable[[float], None]) -> Tested:
-        examples = labelled(sets(i)) if one is None else one()
-        per_view = teachers() if recipe.labels == "teacher-views" else None
+        with preparing:
+            examples = labelled(sets(i)) if one is None else one()
+            per_view = teachers() if recipe.labels == "teacher-views" else None
         total = epochs * -(-len(examples.labels) // min(recipe.batch_size, len(examples.labels)))
         each = lambda steps: on_progress(steps / total)  # noqa: E731
         arguments = network, recipe, jax.random.fold_in(key, i), examples, epochs
@@ -238,7 +243,8 @@ def _judge(
 
     about = (settings.network, recipe, epochs, content, *(["best"] if settings.evaluation.best else []))
     about = (*about, *([pool.about()] if pool else []))
-    return measure_each(settings, dataset, train_and_test, about, description, resume_file)
+    at_once = _AT_ONCE_ON_CPU if backend.current() == "cpu" else 1
+    return measure_each(settings, dataset, train_and_test, about, description, resume_file, at_once)
 
 
 def _best(
@@ -290,16 +296,19 @@ def measure_each(
     about: Any,
     description: str,
     resume_file: Path | None,
+    at_once: int = 1,
 ) -> Accuracy:
-    """Measures `settings.evaluation.networks` networks one after the other.
+    """Measures `settings.evaluation.networks` networks, one or a few at a time.
 
     Args:
       settings: How many, the seed, and whether progress is shown.
       dataset: The real data.
       measure: Trains and tests network i, and calls its second argument with the fraction of the work done since.
+        Where several are measured at the same time, it is called in as many threads.
       about: All that the accuracies depend on besides data and seed, as something whose `repr` tells it from others.
       description: The text of the progress bar.
       resume_file: As for `judge`.
+      at_once: How many networks are measured at the same time; each gives what it gives alone.
     """
     assert settings.evaluation.networks is not None, "the configuration is not resolved"
     measured, total = [], settings.evaluation.networks
@@ -308,19 +317,32 @@ def measure_each(
         digest = _digest(about, settings.seed, dataset.fingerprint())
         measured = _read_measured(resume_file, digest)[:total]
     with progress_bar(None, description, settings.progress, total, initial=len(measured)) as bar:
-        for i in range(len(measured), total):
-            start, compiled = time.perf_counter(), compilation.seconds()
-            result = measure(i, bar.update)
-            seconds = time.perf_counter() - start - (compilation.seconds() - compiled)
-            measured.append({**result._asdict(), "seconds": seconds})
+        start, compiled = time.perf_counter(), compilation.seconds()
+        for result in _in_order(lambda i: measure(i, bar.update), range(len(measured), total), at_once):
+            # Of networks that are measured at the same time, the first has the seconds of both and the second none.
+            now, compiling = time.perf_counter(), compilation.seconds()
+            measured.append({**result._asdict(), "seconds": max(0.0, now - start - (compiling - compiled))})
+            start, compiled = now, compiling
             if resume_file is not None:
                 files.write_json(resume_file, {"digest": digest, "networks": measured})
-            bar.n = i + 1
+            bar.n = len(measured)
             bar.set_postfix(accuracy=f"{100 * np.mean([entry['accuracy'] for entry in measured]):.1f}%")
     top5 = [entry["top5"] for entry in measured] if dataset.num_classes >= _CLASSES_FOR_TOP5 else []
     best = [entry["best"] for entry in measured if entry["best"] is not None]
     seconds = sum(entry["seconds"] for entry in measured)
     return Accuracy.of([entry["accuracy"] for entry in measured], seconds, top5, best)
+
+
+def _in_order(measure: Callable[[int], Tested], networks: Iterable[int], at_once: int) -> Iterator[Tested]:
+    """The results in the order of the networks, `at_once` of which are measured at the same time."""
+    if at_once == 1:
+        yield from map(measure, networks)
+        return
+    threads = ThreadPoolExecutor(at_once)
+    try:
+        yield from threads.map(measure, networks)
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def _digest(*parts: Any) -> str:

@@ -30,7 +30,9 @@ from dmjax.evaluation.recipe import make_recipe as make_recipe
 # Images per dispatch: long enough to hide the host, short enough for progress and signals on a slow machine.
 _IMAGES_PER_DISPATCH = 4096
 _TEST_BATCH = 256
-_CPU_PIXELS_AT_ONCE = 2**13  # 8 images of 32x32: their activations stay in the cache
+# Pixels of the images whose activations stay in the cache of a CPU: 8 and 16 images of 32x32.
+_CPU_PIXELS_AT_ONCE = 2**13
+_CPU_PIXELS_WHILE_TESTING = 2**14
 
 
 class Examples(NamedTuple):
@@ -268,7 +270,7 @@ def _hard(labels: jax.Array) -> jax.Array:
 
 def _gradient(gradient, params, batch, whole):
     """Gradient of a sum over a batch. On a CPU a few images at a time, whose activations stay in the cache."""
-    n, at_once = len(batch[0]), max(1, _CPU_PIXELS_AT_ONCE // math.prod(batch[0].shape[1:3]))
+    n, at_once = len(batch[0]), max(1, _CPU_PIXELS_AT_ONCE // _pixels(batch[0]))
     if whole or backend.current() != "cpu" or n <= at_once:
         return gradient(params, *batch)
     parts = -(-n // at_once)
@@ -350,27 +352,37 @@ def tested(counts: tuple[jax.Array, jax.Array]) -> Tested:
 
 @functools.partial(jax.jit, static_argnames=("network",))
 def _count(network, variables, examples):
-    return count_correct(lambda images: network.apply(variables, images), examples)
+    batch = _TEST_BATCH
+    while backend.current() == "cpu" and batch > 1 and batch * _pixels(examples.images) > _CPU_PIXELS_WHILE_TESTING:
+        batch //= 2
+    return count_correct(lambda images: network.apply(variables, images), examples, batch)
 
 
-def count_correct(scores: Callable[[jax.Array], jax.Array], examples: Examples) -> tuple[jax.Array, jax.Array]:
+def _pixels(images: jax.Array) -> int:
+    return math.prod(images.shape[1:3])
+
+
+def count_correct(
+    scores: Callable[[jax.Array], jax.Array], examples: Examples, batch: int = _TEST_BATCH
+) -> tuple[jax.Array, jax.Array]:
     """Counts what a classifier gets right among `test_examples`, a batch at a time, for use inside compiled code.
 
     Args:
       scores: Normalised images [n, H, W, D] -> scores [n, C], such as logits.
       examples: The test images.
+      batch: Images at a time; a divisor of 256, to whole numbers of which they are padded.
 
     Returns:
       int32 [2], the images that are right by the highest score and by the five highest, and how many images there are.
     """
 
-    def body(correct, batch):
-        images, labels = batch
+    def body(correct, some):
+        images, labels = some
         given = scores(normalize(images, examples.mean, examples.std))
         of_class = jnp.take_along_axis(given, jnp.maximum(labels, 0)[:, None], axis=1)
         better = (given > of_class).sum(axis=1)
         right = jnp.stack([given.argmax(axis=-1) == labels, (better < 5) & (labels >= 0)])
         return correct + right.sum(axis=1), None
 
-    batches = jax.tree.map(lambda x: x.reshape(-1, _TEST_BATCH, *x.shape[1:]), (examples.images, examples.labels))
+    batches = jax.tree.map(lambda x: x.reshape(-1, batch, *x.shape[1:]), (examples.images, examples.labels))
     return jax.lax.scan(body, jnp.zeros(2, jnp.int32), batches)[0], (examples.labels >= 0).sum()
