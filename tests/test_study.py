@@ -131,6 +131,10 @@ def test_cross_architecture_table_heat_map_and_a_second_start(tmp_path, capsys):
         ("cross_architecture", NARROW, "leave out --network"),
         ("larger_sets", ("--sizes", 1000), "ipc 1000 asks for more images than class"),
         ("larger_sets", ("--sizes",), "sizes must be images per class"),
+        ("precision", ("--precisions",), "name at least one precision"),
+        ("precision", ("--precisions", "float16"), "float16"),
+        ("coreset_networks", ("--epochs", 1), "looks at no trained network"),
+        ("coreset_networks", ("--epochs", 0), "epochs must be at least 1"),
         ("larger_sets", ("--network.name", "VGG11"), "VGG11 needs images of at least 28x28"),
         ("larger_sets", ("--sizes", 2, "--optimizer.name", "sgdd"), "optax has no optimizer"),
         ("embedding_distributions", ("--network.depth", 9), "too deep"),
@@ -173,6 +177,29 @@ def test_larger_sets_against_random_ones(tmp_path):
     assert optimizer["learning_rate"] == 1  # 10 is the authors' for CIFAR-10 alone
     assert importlib.import_module("experiments.larger_sets").default_rate("cifar10") == {"optimizer.learning_rate": 10}
     assert size_of(tmp_path / "larger" / "larger_sets.png")[0] > 100
+
+
+def test_sets_in_every_precision(tmp_path):
+    assert run("precision", *NARROW, "--workdir", tmp_path / "precision", "--ipc", 2) == 0
+    found = results_of(tmp_path / "precision")["precisions"]
+    assert list(found) == ["float32", "tf32", "bfloat16"]
+    sets = [synthetic_set.SyntheticSet.load(tmp_path / f"precision/runs/{name}/synthetic.npz") for name in found]
+    differences = [float(np.abs(one.images - sets[0].images).max()) for one in sets[1:]]
+    assert 0 < differences[0] < differences[1] < 0.5  # rounded to 10 bits and to 7
+
+
+def test_coresets_by_networks_of_several_lengths(tmp_path):
+    folder = tmp_path / "coreset"
+    flags = ["--config", "experiments/tiny.py", "--method", "herding", "--workdir", str(folder), "--epochs", "1", "3"]
+    flags += ["--evaluation.networks", "2", "--evaluation.epochs", "2", "--pretrained.networks", "1", *NARROW]
+    main = importlib.import_module("experiments.coreset_networks").main
+    assert main([*flags, "--progress", "false"]) == 0
+    found = results_of(folder)["epochs"]
+    assert set(found) == {"1", "3"}
+    assert all(0 < row["mean"] < 1 and row["choosing_seconds"] > 0 for row in found.values())
+    epochs = [json.loads((folder / f"runs/epochs_{n}/config.json").read_text()) for n in (1, 3)]
+    assert [about["config"]["pretrained"]["epochs"] for about in epochs] == [1, 3]
+    assert size_of(folder / "coreset_networks.png")[0] > 100
 
 
 def test_embedding_distributions(tmp_path):
