@@ -14,7 +14,7 @@ def get_config() -> Config:
         data=DataConfig(source="digits"),
         network=NetworkConfig(width=32),
         augment=AugmentConfig(strategy="color_crop_cutout_scale_rotate"),  # a mirrored digit is no digit
-        evaluation=EvaluationConfig(networks=5, epochs=300, whole_dataset=True, whole_epochs=40),
+        evaluation=EvaluationConfig(networks=5, epochs=300, whole_dataset=True, whole_epochs=15, batch_size=64),
         checkpoint=CheckpointConfig(every=250),
         method=DM(iterations=500, batch_real=64),
         ipc=1,
