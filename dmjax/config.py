@@ -64,15 +64,24 @@ Strategy = Annotated[str, Groups()]
 class DataConfig:
     """Where the real images come from."""
 
-    source: Literal["digits", "npz", "folder", "tfds", "memory"] = "digits"
+    source: Literal["digits", "npz", "folder", "tfds", "torchvision", "huggingface", "memory"] = "digits"
     """digits: scikit-learn's; npz: arrays in a file; folder: train/CLASS/* and test/CLASS/*, or a tar of them; tfds;
-    memory: a `dmjax.Dataset` that is handed over in Python."""
+    torchvision: the files that it downloaded; huggingface: a set of the library datasets; memory: a `dmjax.Dataset`
+    that is handed over in Python."""
     path: Path | None = None
-    """The .npz, the folder or .tar[.gz|.xz], or the TFDS data_dir (default ~/tensorflow_datasets)."""
+    """The .npz, the folder or .tar[.gz|.xz], the TFDS data_dir (default ~/tensorflow_datasets), the root that
+    torchvision was given, or a folder of save_to_disk of datasets."""
     test_path: Path | None = None
-    """A second folder or tar that holds test/CLASS/*, where the test split is not under --data.path."""
+    """A second folder or tar that holds test/CLASS/*, or folder of save_to_disk, where the test split is not under
+    --data.path."""
     name: str | None = None
-    """The name of the data set: which one to read from TFDS, and the row of the normalisation table that applies."""
+    """The name of the data set: which one to read from TFDS, of torchvision's root or, without --data.path, from the
+    cache of the Hugging Face hub (OWNER/NAME or OWNER/NAME:CONFIGURATION); and the row of the normalisation table that
+    applies."""
+    image_column: str | None = None
+    """The column of images of a huggingface set that has several."""
+    label_column: str | None = None
+    """The column of classes of a huggingface set that has several."""
     image_size: Count | None = None
     """Resize (shorter side) and centre-crop every image to this many pixels."""
     skip_unreadable: bool = False
@@ -82,7 +91,15 @@ class DataConfig:
     zca_regularization: Annotated[float, Range(0)] = 0.1
     """Added to the eigenvalues of the covariance, in units of their mean."""
     cache: Path | None = None
-    """Where decoded folders, tars and TFDS sets are kept (default: $XDG_CACHE_HOME/dmjax, or ~/.cache/dmjax)."""
+    """Where decoded images are kept (default: $XDG_CACHE_HOME/dmjax, or ~/.cache/dmjax)."""
+
+    @property
+    def known_as(self) -> str | None:
+        """The name by which tables know the set: of the hub's uoft-cs/cifar10 this is cifar10."""
+        if self.source != "huggingface" or self.name is None:
+            return self.name
+        short = self.name.split(":")[0].split("/")[-1].lower().replace("-", "_")
+        return "svhn_cropped" if short == "svhn" else short
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,7 +339,7 @@ class ExportConfig:
 
     synthetic: Path | None = None
     """The synthetic.npz of a run."""
-    to: Literal["png", "numpy", "torch", "huggingface"] = "png"
+    to: Literal["png", "numpy", "torch", "huggingface", "tfds"] = "png"
     """The format."""
     out: Path | None = None
     """The file or folder to write (by default beside the set, by the name of the format)."""

@@ -3,7 +3,8 @@
     python -m dmjax.export --synthetic runs/tiny/synthetic.npz --to torch
 
 `png` is an ImageFolder, `numpy` plain arrays, `torch` one file in the layout of the authors of distribution matching,
-`huggingface` a folder for `datasets.load_from_disk`. Images that a stored image holds several of come unpacked.
+`huggingface` a folder for `datasets.load_from_disk`, `tfds` one for `tfds.builder_from_directory`. Images that a stored
+image holds several of come unpacked.
 """
 
 import sys

@@ -249,25 +249,13 @@ def _read_annotations(member: Member) -> dict[str, str]:
     return {fields[0]: fields[1] for fields in lines}
 
 
-def _described(member: Member, roots: list[Path]) -> str:
-    return f"{member.name} of {roots[member.root]}"
-
-
 def _header(member: Member, roots: list[Path], config: DataConfig) -> images.Header | None:
     """What the file says of itself; None for an image that is to be skipped."""
-    try:
-        return images.read_header(member.data)
-    except images.UNREADABLE as error:
-        if config.skip_unreadable:
-            return None
-        raise images.unreadable(_described(member, roots), error) from None
+    name = f"{member.name} of {roots[member.root]}"
+    return images.attempt(images.read_header, member.data, name=name, skip=config.skip_unreadable)
 
 
 def _decode(member: Member, shape: tuple[int, int, int], roots: list[Path], config: DataConfig) -> np.ndarray | None:
     """Returns uint8 [H, W, D], or None for an image that is to be skipped."""
-    try:
-        return images.decode(member.data, shape)
-    except images.UNREADABLE as error:
-        if config.skip_unreadable:
-            return None
-        raise images.unreadable(_described(member, roots), error) from None
+    name = f"{member.name} of {roots[member.root]}"
+    return images.attempt(images.decode, member.data, shape, name=name, skip=config.skip_unreadable)

@@ -4,7 +4,7 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -18,6 +18,7 @@ _QUARTER_TURNS = (5, 6, 7, 8)  # values of the EXIF orientation for which width 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 
 
 class Header(NamedTuple):
@@ -49,13 +50,28 @@ def decode(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         return to_array(ImageOps.exif_transpose(image), shape)
 
 
-def unreadable(name: str, error: Exception) -> UserError:
-    """The message about an image that cannot be decoded, and what to do about it."""
-    said = (str(error).splitlines() or [type(error).__name__])[0]
-    reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else said
-    return UserError(
-        f"cannot decode {name}: {reason}; remove it, or leave out such images with --data.skip-unreadable true"
-    )
+def attempt(read: Callable[..., T], *arguments: Any, name: str, skip: bool) -> T | None:
+    """Calls one of the two functions above.
+
+    Args:
+      read: The function.
+      arguments: What it is called with.
+      name: Which image it is, for the message.
+      skip: Whether damaged images are left out, for which the result is None.
+
+    Raises:
+      UserError: a damaged image that is not to be left out.
+    """
+    try:
+        return read(*arguments)
+    except UNREADABLE as error:
+        if skip:
+            return None
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else said
+        raise UserError(
+            f"cannot decode {name}: {reason}; remove it, or leave out such images with --data.skip-unreadable true"
+        ) from None
 
 
 def common_shape(headers: Mapping[K, Header], describe: Callable[[K], str], size: int | None) -> tuple[int, int, int]:

@@ -182,7 +182,7 @@ class SyntheticSet:
             # A class name need not be a file name.
             name = re.sub(r"[^\w.+-]+", "_", self.class_names[label]).lstrip(".") or "class"
             path = Path(folder) / (name if unique else f"{label:04d}_{name}")
-            files.write_bytes(path / f"{counters[label]:04d}.png", _png(image))
+            files.write_bytes(path / f"{counters[label]:04d}.png", encoded_png(image))
             soft.append(
                 ",".join([f"{path.name}/{counters[label]:04d}.png", *map(str, np.atleast_1d(unpacked.labels[i]))])
             )
@@ -313,7 +313,8 @@ def _unique(names: tuple[str, ...]) -> bool:
     return len(set(safe)) == len(safe)
 
 
-def _png(image: np.ndarray) -> bytes:
+def encoded_png(image: np.ndarray) -> bytes:
+    """A PNG file of an image uint8 [H, W, 1 or 3]."""
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "png")
     return buffer.getvalue()
