@@ -7,9 +7,11 @@ Condensation with Distribution Matching*, section 3.1, and of the authors' code 
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tyro
+
+from dmjax.common.errors import UserError, near_misses
 
 AUGMENTATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 ALL_GROUPS = "_".join(AUGMENTATIONS)
@@ -60,8 +62,21 @@ Fraction = Annotated[float, Range(0, 1)]
 Strategy = Annotated[str, Groups()]
 
 
+class NamedFields:
+    """What all dataclasses of settings inherit from: a name that is no field is refused in one line that says so."""
+
+    def __new__(cls, *_: Any, **settings: Any) -> Self:
+        known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        if unknown := [name for name in settings if name not in known]:
+            remedy = near_misses(unknown[0], known)
+            if "__dataclass_params__" not in vars(cls):
+                remedy = "put @dataclasses.dataclass(frozen=True) above its class"
+            raise UserError(f"{cls.__name__} has no setting {unknown[0]!r}; {remedy}")
+        return super().__new__(cls)
+
+
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(NamedFields):
     """Where the real images come from."""
 
     source: Literal["digits", "npz", "folder", "tfds", "torchvision", "huggingface", "memory"] = "digits"
@@ -103,7 +118,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(NamedFields):
     """The network that embeds images when condensing, and that is trained when evaluating."""
 
     name: str = "ConvNet"
@@ -125,7 +140,7 @@ class NetworkConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(NamedFields):
     """Differentiable Siamese augmentation (Zhao & Bilen 2021)."""
 
     strategy: Strategy = ALL_GROUPS
@@ -138,7 +153,7 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainedConfig:
+class PretrainedConfig(NamedFields):
     """Networks trained on the whole training set, by a recipe of their own, and saved at several steps."""
 
     path: Path | None = None
@@ -177,7 +192,7 @@ ProtocolName = Literal["dm", "dc", "idc", "datadam", "ncfm", "ddranking"]
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(NamedFields):
     """Networks trained from scratch on the small set and tested on the real test images.
 
     What is left open (None) is as the protocol has it, or where no protocol is named as the authors of the method that
@@ -241,7 +256,7 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(NamedFields):
     """What is kept for a run that is interrupted."""
 
     every: Count | None = None
@@ -251,7 +266,7 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DistributedConfig:
+class DistributedConfig(NamedFields):
     """Several processes that condense together; nothing to give on one host, or under Slurm, Kubernetes, Cloud TPU."""
 
     coordinator: str | None = None
@@ -265,7 +280,7 @@ class DistributedConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(NamedFields):
     """One condensation run."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -305,7 +320,7 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(NamedFields):
     """One evaluation of a synthetic set, or of random real images."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -334,7 +349,7 @@ class EvaluateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(NamedFields):
     """What to write a synthetic set as, and where."""
 
     synthetic: Path | None = None
@@ -346,7 +361,7 @@ class ExportConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkConfig:
+class BenchmarkConfig(NamedFields):
     """What to time, on random data."""
 
     case: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()

@@ -47,7 +47,7 @@ def load_config(path: str | Path) -> Config:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None
     except (Exception, SystemExit) as error:
-        raise UserError(f"experiment file {str(path)!r} does not run: {imports.describe(error)}") from error
+        raise UserError(f"experiment file {str(path)!r} does not run: {imports.describe(error, str(path))}") from error
     if not isinstance(config, Config):
         raise UserError(f"experiment file {str(path)!r} needs a function get_config() that returns a dmjax.Config")
     check(config)
