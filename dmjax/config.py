@@ -69,7 +69,7 @@ class NamedFields:
         known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         if unknown := [name for name in settings if name not in known]:
             remedy = near_misses(unknown[0], known)
-            if "__dataclass_params__" not in vars(cls):
+            if unknown[0] in vars(cls).get("__annotations__", {}):
                 remedy = "put @dataclasses.dataclass(frozen=True) above its class"
             raise UserError(f"{cls.__name__} has no setting {unknown[0]!r}; {remedy}")
         return super().__new__(cls)

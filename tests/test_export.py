@@ -184,3 +184,17 @@ def test_wrong_input_is_one_line(stored, capsys, arguments, message):
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_python_writes_what_the_command_writes(stored):
+    import dmjax
+
+    synthetic, path = stored
+    assert run(path, "numpy") == 0
+    said = dmjax.export(synthetic, path.parent / "again", "numpy")
+    assert "[24, 8, 8, 3] float32" in said
+    assert (path.parent / "again" / "images.npy").read_bytes() == (path.parent / "numpy" / "images.npy").read_bytes()
+    assert dmjax.export(path, path.parent / "pictures").startswith("24 images")
+    for arguments, message in (((path.parent / "again", "numpy"), "is there already"), (("x", "nump"), "did you mean")):
+        with pytest.raises(dmjax.UserError, match=message):
+            dmjax.export(synthetic, *arguments)

@@ -23,7 +23,7 @@ _KEYS = ("images", "labels", "mean", "std", "class_names", "metadata")
 _WHITENING, _EXTRA = "whitening_", "extra_"  # what the names of further arrays begin with
 _PICTURE_COLUMNS = 50  # images of a class that a picture shows at most
 _SHOWN = 10  # classes, and images of each, that a notebook shows at most: the picture is a part of its file
-_SHOWN_PIXELS = 700  # a side of that picture at most
+_SHOWN_PIXELS = 820  # a side of that picture at most
 
 
 @dataclasses.dataclass(frozen=True)
