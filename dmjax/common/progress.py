@@ -19,7 +19,7 @@ def progress_bar(
         from tqdm.auto import tqdm
 
     options: dict[str, Any] = {}
-    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+    if not (sys.stderr.isatty() or "ipykernel.zmqshell" in sys.modules):
         text = "{desc}: {n_fmt}/{total_fmt} after {elapsed}, {remaining} left, {rate_fmt}{postfix}"
         options = {"file": _Lines(), "bar_format": text, "position": 0, "mininterval": _SECONDS_BETWEEN_LINES}
     return tqdm(items, desc=description, total=total, disable=not enabled, **options, **kwargs)
