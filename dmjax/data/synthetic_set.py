@@ -21,7 +21,10 @@ from dmjax.data.whitening import Whitening
 _FORMAT = 2  # of the file; 1, which does not say so, has hard labels and the factor 1
 _KEYS = ("images", "labels", "mean", "std", "class_names", "metadata")
 _WHITENING, _EXTRA = "whitening_", "extra_"  # what the names of further arrays begin with
-_PICTURE_COLUMNS = 50  # images of a class that a picture shows at most
+PICTURE_COLUMNS = 50
+"""Images of a class that a picture shows at most."""
+GAP = 2
+"""Pixels between two images of a picture, before it is enlarged."""
 _SHOWN = 10  # classes, and images of each, that a notebook shows at most: the picture is a part of its file
 _SHOWN_PIXELS = 820  # a side of that picture at most
 
@@ -195,7 +198,7 @@ class SyntheticSet:
 
     def picture(self) -> Image.Image:
         """A grid with one row per class, small images enlarged; images that unpack are shown as they are stored."""
-        return _grid(self._by_class(len(self.class_names), _PICTURE_COLUMNS))
+        return _grid(self._by_class(len(self.class_names), PICTURE_COLUMNS))
 
     def _by_class(self, classes: int, images: int) -> list[np.ndarray]:
         """The first images of each of the first classes, as a screen shows them."""
@@ -231,6 +234,11 @@ class SyntheticSet:
         files.write_bytes(path, buffer.getvalue())
 
 
+def picture_zoom(height: int, width: int, columns: int) -> int:
+    """How often a picture with so many images in a row is enlarged, by the size of the images."""
+    return max(1, (64 if columns <= 10 else 32) // max(height, width))
+
+
 def join(sets: Sequence[SyntheticSet]) -> SyntheticSet:
     """Joins sets that have the same classes into one whose images are sorted by class, those of a class as they come.
 
@@ -249,16 +257,16 @@ def join(sets: Sequence[SyntheticSet]) -> SyntheticSet:
 def _grid(rows: Sequence[np.ndarray], rows_are_classes: bool = True) -> Image.Image:
     """Rows of images uint8 [n, H, W, D] below each other, or as columns beside each other; small images enlarged."""
     height, width, channels = rows[0].shape[1:]
-    longest, gap = max(len(row) for row in rows), 2
+    longest = max(len(row) for row in rows)
     down, across = (len(rows), longest) if rows_are_classes else (longest, len(rows))
-    grid = np.full((gap + down * (height + gap), gap + across * (width + gap), channels), 255, np.uint8)
+    grid = np.full((GAP + down * (height + GAP), GAP + across * (width + GAP), channels), 255, np.uint8)
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
             i, j = (r, c) if rows_are_classes else (c, r)
-            top, left = gap + i * (height + gap), gap + j * (width + gap)
+            top, left = GAP + i * (height + GAP), GAP + j * (width + GAP)
             grid[top : top + height, left : left + width] = image
     picture = Image.fromarray(grid[..., 0] if channels == 1 else grid)
-    zoom = max(1, 64 // max(height, width)) if longest <= 10 else max(1, 32 // max(height, width))
+    zoom = picture_zoom(height, width, longest)
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
 
 
