@@ -2,6 +2,7 @@
 
 dmjax condense --config tiny
 dmjax evaluate --synthetic runs/tiny/synthetic.npz
+dmjax report runs/tiny
 """
 
 import importlib
@@ -15,6 +16,7 @@ COMMANDS = {
     "evaluate": "dmjax.evaluate",
     "compare": "dmjax.compare",
     "export": "dmjax.export",
+    "report": "dmjax.report",
     "pretrain": "dmjax.pretrain",
     "benchmark": "dmjax.benchmark.__main__",
 }

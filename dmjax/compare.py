@@ -21,7 +21,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import tyro
 
-from dmjax import methods
+from dmjax import methods, reporting
 from dmjax.common import files
 from dmjax.common.errors import UserError, near_misses
 from dmjax.common.progress import progress_bar
@@ -330,7 +330,10 @@ def _main(arguments: list[str]) -> None:
         if varied.json is not None:
             files.write_json(varied.json, {"rows": rows})
         comparison.plot(opened.folder / "comparison.png", rows, opened.dataset.name)
-        opened.finish({"rows": rows}, comparison.table(rows))
+        try:
+            opened.finish({"rows": rows}, comparison.table(rows))
+        finally:  # where something failed too: the rest is there
+            reporting.try_to_write(opened.folder)
 
 
 def _add(found: dict[Cell, list[Result]], results: Mapping[Cell, Result]) -> None:

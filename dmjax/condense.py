@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dmjax import reporting
 from dmjax.common import compilation, files, signals
 from dmjax.common.errors import NonFiniteLoss, UserError
 from dmjax.config import Config, DataConfig
@@ -109,6 +110,9 @@ def _main(arguments: list[str]) -> None:
     results = [results for results in (*finished, *written) if results]
     if results:  # which the first process has
         report.show(config, sorted(results, key=lambda r: r["seed"]))
+        if config.runs > 1:
+            assert config.workdir is not None
+            reporting.try_to_write(config.workdir)
     for failure in failures:
         raise failure
 
@@ -120,6 +124,8 @@ def _finished(workdir: Workdir, config: Config, dataset: Dataset) -> dict[str, A
     if not isinstance(results, dict) or "accuracy" not in results:
         return None
     workdir.describe(config, dataset)  # raises where the data have changed
+    if not (workdir.path / reporting.NAME).exists():  # the run was killed before, or is of an older version
+        reporting.try_to_write(workdir.path)
     return results
 
 
@@ -162,6 +168,7 @@ def _judge(config: Config, dataset: Dataset, workdir: Workdir, made: Result | No
     results = report.results(config, dataset, made, accuracies, compilation.seconds() - compiled)
     files.write_json(workdir.results, results)
     shutil.rmtree(partial, ignore_errors=True)
+    reporting.try_to_write(workdir.path)
     return results
 
 

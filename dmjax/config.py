@@ -361,6 +361,14 @@ class ExportConfig(NamedFields):
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportConfig(NamedFields):
+    """Which pages to make."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Working folders of runs and comparisons."""
+
+
+@dataclasses.dataclass(frozen=True)
 class BenchmarkConfig(NamedFields):
     """What to time, on random data."""
 

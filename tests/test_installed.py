@@ -47,6 +47,7 @@ def test_the_wheel_has_all_of_it_and_runs(tmp_path):
     [wheel] = tmp_path.glob("dmjax-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {"dmjax/experiments/tiny.py", "dmjax/benchmark/h100.txtpb", "dmjax/__main__.py"} <= set(names)
+    assert {"dmjax/reporting/page.css", "dmjax/reporting/page.js"} <= set(names)
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "dmjax").rglob("*.py")}
     assert modules <= set(names)
     venv.create(tmp_path / "venv", with_pip=False)
@@ -71,6 +72,7 @@ def test_the_wheel_has_all_of_it_and_runs(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "synthetic.npz").exists()
+    assert (tmp_path / "run" / "report.html").exists()
     where = subprocess.run(
         [str(python), "-c", "import dmjax; print(dmjax.__file__)"], cwd=tmp_path, capture_output=True, text=True
     )
