@@ -320,6 +320,7 @@ def test_a_method_of_ones_own_is_not_imported(run, tmp_path):
     (copy / "config.json").write_text(json.dumps(config))
     page = Page(reporting.write(copy))
     assert "not part of dmjax" in page.text
+    assert [one["text"] for one in page.found["dd"]].count('"<b>"') == 1
     assert page.commands()[0][3:5] == ["--config", "config.json"]
     assert len(page.commands()) == 1
 

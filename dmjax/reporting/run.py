@@ -1,6 +1,7 @@
 """The page of one run."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from dmjax.reporting.pictures import Pictures
 from dmjax.reporting.sections import Bar
 from dmjax.reporting.source import Run
 from dmjax.run import papers, report
+from dmjax.settings import fields
 
 _NAMES = 20  # of classes below a picture
 
@@ -213,9 +215,11 @@ def progress(named: Sequence[tuple[str, Run]], first: Run) -> Markup | None:
 def differences(run: Run, runs: int = 1) -> Markup:
     """The settings that are not the paper's, of a run that is one of several seeds."""
     if not source.is_at_hand(run.config):
-        text = f"{run.method} is not part of dmjax, so that its defaults are not known here. Its settings:"
-        values = [(name, str(value)) for name, value in run.about["config"]["method"].items() if name != "name"]
-        return sections.section("Settings", element("p", text), sections.facts(values))
+        text = f"{run.method} is not part of dmjax, so that its defaults are not known here."
+        settings = fields.flatten_dict(run.about["config"]["method"])
+        values = [(name, json.dumps(value)) for name, value in settings.items() if name != "name"]
+        listed = element("details", element("summary", "All settings of the method"), sections.facts(values))
+        return sections.section("Settings", element("p", text), listed)
     whole = not run.config.method.makes_set
     found = papers.differences(run.config, run.dataset, whole, runs)
     of_paper = bool(vars(type(run.config.method)).get("published"))
@@ -244,5 +248,6 @@ def repeat(run: Run, runs: int = 1) -> Markup:
         ways = [element("p", "From config.json, in the folder that holds it:"), by_json]
         if flags is not None:
             ways = [sections.command(flags), *ways]
-    promise = "On the same machine with the same versions this gives the same synthetic.npz, byte for byte."
+    what = "accuracies" if run.synthetic is None else "synthetic.npz, byte for byte"
+    promise = f"On the same machine with the same versions this gives the same {what}."
     return sections.section("How to repeat it", *ways, element("p", promise), data, sections.configuration(run.about))

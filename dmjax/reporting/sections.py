@@ -135,11 +135,7 @@ def cost(seconds: Mapping[str, float], machine: Mapping[str, Any], further: Sequ
     total = sum(seconds.values())
     names = {"condense": "condensing", "pretrain": "training networks for it", "compile": "compiling"}
     names |= {"evaluate": "evaluating"}
-    parts = [
-        (name, seconds.get(key, 0.0))
-        for key, name in names.items()
-        if seconds.get(key) or (seconds and key != "pretrain")
-    ]
+    parts = [(name, seconds[key]) for key, name in names.items() if seconds.get(key)]
     rows = [
         [name, element("data", duration(value), value=repr(float(value))), _share(value, total)]
         for name, value in parts
