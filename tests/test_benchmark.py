@@ -103,7 +103,7 @@ def test_the_peer_computes_the_same_loss(torch, torch_peer, rng, group, shape):
     ours = DM().distance(jax.random.key(0), *clouds)
     twin = twin_of(torch, torch_peer, variables["params"], shape)
     images = (torch.tensor(x).permute(0, 3, 1, 2) for x in (real, synthetic))
-    theirs = torch_peer.class_loss(twin, *images, group, torch.tensor(u)[None])
+    theirs = torch_peer.class_loss([twin.embed] * 2, *images, group, torch.tensor(u)[None])
     np.testing.assert_allclose(float(ours), theirs.item(), rtol=1e-4)
 
 

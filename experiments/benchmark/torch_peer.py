@@ -5,7 +5,8 @@
 Distribution matching class by class, with a fresh network at every step, Siamese augmentation and SGD; gradient
 matching likewise; and the training that evaluates a set. A process of its own: it is started with a case as JSON, says
 what it is, and answers every number of iterations that it reads from standard input with the seconds that they took.
-Only PyTorch is needed.
+Networks go through `torch.compile` where that is faster, which is tried first; it cannot differentiate twice, so that
+gradient matching does without. Only PyTorch is needed.
 """
 
 import json
@@ -45,6 +46,12 @@ class ConvNet(nn.Module):
 
     def forward(self, x):
         return self.classifier(self.embed(x))
+
+    def renew(self):
+        """Draws all parameters anew: a fresh network, whose compiled code stays."""
+        for module in self.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
 
 
 def augment(x, group, u):
@@ -88,14 +95,14 @@ def augment(x, group, u):
     return x * (keep - (inside_rows & inside_columns).float()).unsqueeze(1)
 
 
-def class_loss(network, real, synthetic, group, u):
-    """Squared distance between the mean embeddings of augmented real and synthetic images."""
+def class_loss(embed, real, synthetic, group, u):
+    """Squared distance between the mean embeddings of augmented real and synthetic images; one function for each."""
     with torch.no_grad():
-        target = network.embed(augment(real, group, u)).float().mean(0)
-    return ((target - network.embed(augment(synthetic, group, u)).float().mean(0)) ** 2).sum()
+        target = embed[0](augment(real, group, u)).float().mean(0)
+    return ((target - embed[1](augment(synthetic, group, u)).float().mean(0)) ** 2).sum()
 
 
-def condense_loop(case, device):
+def condense_loop(case, device, compiled):
     """Returns `run(iterations)`: the loop of the paper's Algorithm 1 on random data."""
     classes, ipc, images = case["num_classes"], case["ipc"], case["images_per_class"]
     height, width, channels = case["image_shape"]
@@ -103,19 +110,20 @@ def condense_loop(case, device):
     real = [r.to(device) for r in real]
     synthetic = torch.randn(classes, ipc, channels, height, width, device=device, requires_grad=True)
     optimizer = torch.optim.SGD([synthetic], lr=1.0, momentum=0.5)
+    network = ConvNet(channels, height, width, classes, case["width"], case["depth"]).to(device)
+    network.requires_grad_(False)
+    embed = [torch.compile(network.embed, dynamic=False) if compiled else network.embed for _ in range(2)]
 
     def run(iterations):
         for _ in range(iterations):
-            network = ConvNet(channels, height, width, classes, case["width"], case["depth"]).to(device)
-            for parameter in network.parameters():
-                parameter.requires_grad_(False)
+            network.renew()
             loss = torch.zeros((), device=device)
             with torch.autocast(device.type, torch.bfloat16, enabled=case["precision"] == "bfloat16"):
                 for c in range(classes):
                     chosen = torch.randperm(images, device=device)[: case["batch_real"]]
                     batch = (real[c][chosen].float() / 255 - 0.5) / 0.25
                     group = GROUPS[int(torch.randint(len(GROUPS), ()))]
-                    loss = loss + class_loss(network, batch, synthetic[c], group, torch.rand(1, 3))
+                    loss = loss + class_loss(embed, batch, synthetic[c], group, torch.rand(1, 3))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -139,7 +147,7 @@ def gradient_distance(network, real, synthetic, label):
     return total
 
 
-def matching_loop(case, device):
+def matching_loop(case, device, compiled):
     """Returns `run(iterations)`: gradient matching (DC, DSA) on random data; an iteration is one network."""
     classes, ipc, images = case["num_classes"], case["ipc"], case["images_per_class"]
     height, width, channels = case["image_shape"]
@@ -185,16 +193,18 @@ def matching_loop(case, device):
     return run
 
 
-def training_loop(case, device):
+def training_loop(case, device, compiled):
     """Returns `run(steps)`: training of a network on the small set, with a new network at the start."""
     classes, ipc = case["num_classes"], case["ipc"]
     height, width, channels = case["image_shape"]
     n, batch = classes * ipc, min(case["batch_size"], classes * ipc)
     images = torch.randn(n, channels, height, width, device=device)
     labels = torch.arange(classes, device=device).repeat_interleave(ipc)
+    network = ConvNet(channels, height, width, classes, case["width"], case["depth"]).to(device)
+    forward = torch.compile(network, dynamic=False) if compiled else network
 
     def run(steps):
-        network = ConvNet(channels, height, width, classes, case["width"], case["depth"]).to(device)
+        network.renew()
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         order = torch.zeros(0, dtype=torch.long)
         for _ in range(steps):
@@ -203,7 +213,7 @@ def training_loop(case, device):
             chosen, order = order[:batch], order[batch:]
             group = GROUPS[int(torch.randint(len(GROUPS), ()))]
             with torch.autocast(device.type, torch.bfloat16, enabled=case["precision"] == "bfloat16"):
-                logits = network(augment(images[chosen], group, torch.rand(len(chosen), 3)))
+                logits = forward(augment(images[chosen], group, torch.rand(len(chosen), 3)))
                 loss = F.cross_entropy(logits, labels[chosen])
             optimizer.zero_grad()
             loss.backward()
@@ -218,17 +228,29 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = case["precision"] == "tf32"
     loops = {"dm": condense_loop, "dc": matching_loop, "dsa": matching_loop}
     make = training_loop if case["kind"] == "evaluate" else loops[case["method"]]
-    run = make(case, device)
-    run(1)
-    print(json.dumps({"torch": torch.__version__, "device": str(device)}), flush=True)
+    run, compiled = make(case, device, False), make is not matching_loop
+    eager = min(seconds(run, 1, device) for _ in range(3))
+    if compiled:
+        try:
+            other = make(case, device, True)
+            compiled = min(seconds(other, 1, device) for _ in range(3)) < eager
+        except Exception:  # without a compiler of C++ or a GPU that is new enough, of many kinds
+            compiled = False
+    run = other if compiled else run
+    print(json.dumps({"torch": torch.__version__, "device": str(device), "compiled": compiled}), flush=True)
     for line in sys.stdin:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run(int(line))
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        print(time.perf_counter() - start, flush=True)
+        print(seconds(run, int(line), device), flush=True)
+
+
+def seconds(run, iterations, device):
+    """How long so many iterations take."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run(iterations)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
