@@ -9,7 +9,7 @@ from conftest import ROOT
 STARTS = r"(?:[A-Z_]+=\S+ )*(?:python|pip|dmjax|mkdocs|bash|sbatch|ruff|twine|git|apt-get)(?= )"
 SCRIPT = r"experiments/[\w/]+\.sh"
 _SHOWN = re.compile(rf"^ {{4,}}({STARTS}.*)$", re.MULTILINE)  # an indented line
-_FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`]+)`")
 
 
