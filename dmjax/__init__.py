@@ -49,7 +49,7 @@ _PUBLIC = {
     "SyntheticSet": "dmjax.data.synthetic_set",
     "UserError": "dmjax.common.errors",
 }
-_COMMANDS = ("condense", "evaluate", "pretrain")  # modules that can be called
+_COMMANDS = ("condense", "evaluate", "export", "pretrain")  # modules that can be called
 
 __all__ = [*_PUBLIC, *_COMMANDS]
 

@@ -2,6 +2,7 @@
 
 dmjax condense --config tiny
 dmjax evaluate --synthetic runs/tiny/synthetic.npz
+dmjax report runs/tiny
 dmjax --version
 """
 
@@ -17,6 +18,7 @@ COMMANDS = {
     "evaluate": "dmjax.evaluate",
     "compare": "dmjax.compare",
     "export": "dmjax.export",
+    "report": "dmjax.report",
     "pretrain": "dmjax.pretrain",
     "benchmark": "dmjax.benchmark.__main__",
 }

@@ -21,7 +21,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import tyro
 
-from dmjax import methods
+from dmjax import methods, reporting
 from dmjax.common import files
 from dmjax.common.errors import UserError, near_misses
 from dmjax.common.progress import progress_bar
@@ -157,7 +157,7 @@ class Comparison:
                     remedy = f"lower the largest of --ipc or the factor of {name}, or leave out {self.lower}"
                     sampling.check_enough(self.study.dataset, packed, remedy)
                 for run in range(varied.runs):
-                    self.study.check_run(_cell(name, size, run), self.config(name, size, run))
+                    self.study.check_run(comparison.cell_name(name, size, run), self.config(name, size, run))
 
     def measure(self, name: str, ipc: int | None) -> Iterator[dict[Cell, Result]]:
         """Every run of a method at one size by every protocol, as far as it succeeds."""
@@ -166,7 +166,9 @@ class Comparison:
             for run in runs:
                 yield self._judged(name, None, lambda protocol, run=run: self._whole(name, protocol, run))
             return
-        sets = self.study.condense_together({_cell(name, ipc, run): self.config(name, ipc, run) for run in runs})
+        sets = self.study.condense_together(
+            {comparison.cell_name(name, ipc, run): self.config(name, ipc, run) for run in runs}
+        )
         for run, (cell, synthetic) in enumerate(sets.items()):
             made = synthetic and self.study.cell(f"{cell}/condense", dict)
             if synthetic is None or made is None:
@@ -182,7 +184,7 @@ class Comparison:
         """Random real images that are packed as sets of a factor are, drawn anew for every network."""
         assert self.lower is not None
         for run in range(self.varied.runs):
-            cell = _cell(f"{self.lower}_factor_{factor}", ipc, run)
+            cell = comparison.cell_name(f"{self.lower}_factor_{factor}", ipc, run)
             one = functools.partial(self._packed, cell, ipc, factor, run)
             yield self._judged(self.lower, ipc, one, factor)
 
@@ -248,7 +250,7 @@ class Comparison:
         if config.method.own_evaluation is None:
             return None
         measure = functools.partial(judge_own, config, self.study.dataset, synthetic)
-        return self.study.accuracy(f"{_cell(name, ipc, run)}/own", measure, synthetic.digest())
+        return self.study.accuracy(f"{comparison.cell_name(name, ipc, run)}/own", measure, synthetic.digest())
 
     def settings(self, name: str, ipc: int | None, runs: int, protocol: str | None = None) -> list[str]:
         """How the settings of a row differ from the papers', as `name value`."""
@@ -328,7 +330,10 @@ def _main(arguments: list[str]) -> None:
         if varied.json is not None:
             files.write_json(varied.json, {"rows": rows})
         comparison.plot(opened.folder / "comparison.png", rows, opened.dataset.name)
-        opened.finish({"rows": rows}, comparison.table(rows))
+        try:
+            opened.finish({"rows": rows}, comparison.table(rows))
+        finally:  # where something failed too: the rest is there
+            reporting.try_to_write(opened.folder)
 
 
 def _add(found: dict[Cell, list[Result]], results: Mapping[Cell, Result]) -> None:
@@ -345,10 +350,6 @@ def _pooled(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _chosen(given: Sequence[tuple[str, Any]], name: str, ipc: int) -> Any:
     """What is given for a method at one size, or for the method; None where nothing is."""
     return dict(given).get(f"{name}-ipc{ipc}", dict(given).get(name))
-
-
-def _cell(name: str, ipc: int, run: int) -> str:
-    return f"{name.replace(':', '.')}/ipc_{ipc}/run_{run}"
 
 
 if __name__ == "__main__":

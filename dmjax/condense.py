@@ -10,11 +10,12 @@ import dataclasses
 import itertools
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from dmjax import reporting
 from dmjax.common import compilation, files, signals
 from dmjax.common.errors import NonFiniteLoss, UserError
 from dmjax.config import Config, DataConfig
@@ -23,18 +24,23 @@ from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation.judge import Accuracy, judge, judge_random_real, judge_whole
 from dmjax.run import loop, processes, report
 from dmjax.run.own_evaluation import judge_own
-from dmjax.run.record import Result
+from dmjax.run.record import Result, Snapshot
 from dmjax.run.workdir import Workdir, check_layout
 from dmjax.settings import cli, experiment
 
 
-def condense(config: Config, dataset: Dataset | None = None) -> SyntheticSet:
+def condense(
+    config: Config, dataset: Dataset | None = None, on_chunk: Callable[[Snapshot], Any] | None = None
+) -> SyntheticSet:
     """Condenses as configured; goes on where an earlier run in the same workdir was interrupted.
 
     Args:
       config: What to do. It is written to `config.workdir`; with None nothing is written, and the losses of all
         iterations are in the metadata of the set.
       dataset: The real images; by default those of `config.data`.
+      on_chunk: Called after every `config.chunk` iterations with a `Snapshot` (`dmjax.run.record`): `iteration`, the
+        `losses` of the iterations since the call before, and `synthetic()`, which returns the set as it is now. The
+        result has the same bytes with it. Methods that choose real images, without iterations, never call it.
 
     Raises:
       UserError: the input is at fault.
@@ -42,10 +48,12 @@ def condense(config: Config, dataset: Dataset | None = None) -> SyntheticSet:
     """
     if config.runs != 1:
         raise UserError(f"condense makes one set, condense_runs makes the {config.runs} that runs asks for")
-    return condense_runs(config, dataset)[0]
+    return condense_runs(config, dataset, on_chunk)[0]
 
 
-def condense_runs(config: Config, dataset: Dataset | None = None) -> list[SyntheticSet]:
+def condense_runs(
+    config: Config, dataset: Dataset | None = None, on_chunk: Callable[[Snapshot], Any] | None = None
+) -> list[SyntheticSet]:
     """Condenses `config.runs` sets with consecutive seeds, as one program; otherwise as `condense`."""
     if dataset is not None:
         config = dataclasses.replace(config, data=DataConfig(source="memory", name=dataset.name))
@@ -53,7 +61,7 @@ def condense_runs(config: Config, dataset: Dataset | None = None) -> list[Synthe
     if not config.method.makes_set:
         raise UserError("this method makes no set; dmjax.evaluation.judge.judge_whole measures its accuracy")
     with signals.handled(), _prepared(config) as (configs, workdirs):
-        results = loop.run(configs, dataset or processes.load_dataset(config), workdirs)
+        results = loop.run(configs, dataset or processes.load_dataset(config), workdirs, on_chunk)
     for result in results:
         if isinstance(result, NonFiniteLoss):
             raise result
@@ -102,6 +110,9 @@ def _main(arguments: list[str]) -> None:
     results = [results for results in (*finished, *written) if results]
     if results:  # which the first process has
         report.show(config, sorted(results, key=lambda r: r["seed"]))
+        if config.runs > 1:
+            assert config.workdir is not None
+            reporting.try_to_write(config.workdir)
     for failure in failures:
         raise failure
 
@@ -113,6 +124,8 @@ def _finished(workdir: Workdir, config: Config, dataset: Dataset) -> dict[str, A
     if not isinstance(results, dict) or "accuracy" not in results:
         return None
     workdir.describe(config, dataset)  # raises where the data have changed
+    if not (workdir.path / reporting.NAME).exists():  # the run was killed before, or is of an older version
+        reporting.try_to_write(workdir.path)
     return results
 
 
@@ -155,6 +168,7 @@ def _judge(config: Config, dataset: Dataset, workdir: Workdir, made: Result | No
     results = report.results(config, dataset, made, accuracies, compilation.seconds() - compiled)
     files.write_json(workdir.results, results)
     shutil.rmtree(partial, ignore_errors=True)
+    reporting.try_to_write(workdir.path)
     return results
 
 

@@ -7,9 +7,11 @@ Condensation with Distribution Matching*, section 3.1, and of the authors' code 
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tyro
+
+from dmjax.common.errors import UserError, near_misses
 
 AUGMENTATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 ALL_GROUPS = "_".join(AUGMENTATIONS)
@@ -60,19 +62,41 @@ Fraction = Annotated[float, Range(0, 1)]
 Strategy = Annotated[str, Groups()]
 
 
+class NamedFields:
+    """What all dataclasses of settings inherit from: a name that is no field is refused in one line that says so."""
+
+    def __new__(cls, *_: Any, **settings: Any) -> Self:
+        known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        if unknown := [name for name in settings if name not in known]:
+            remedy = near_misses(unknown[0], known)
+            if unknown[0] in vars(cls).get("__annotations__", {}):
+                remedy = "put @dataclasses.dataclass(frozen=True) above its class"
+            raise UserError(f"{cls.__name__} has no setting {unknown[0]!r}; {remedy}")
+        return super().__new__(cls)
+
+
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(NamedFields):
     """Where the real images come from."""
 
-    source: Literal["digits", "npz", "folder", "tfds", "memory"] = "digits"
+    source: Literal["digits", "npz", "folder", "tfds", "torchvision", "huggingface", "memory"] = "digits"
     """digits: scikit-learn's; npz: arrays in a file; folder: train/CLASS/* and test/CLASS/*, or a tar of them; tfds;
-    memory: a `dmjax.Dataset` that is handed over in Python."""
+    torchvision: the files that it downloaded; huggingface: a set of the library datasets; memory: a `dmjax.Dataset`
+    that is handed over in Python."""
     path: Path | None = None
-    """The .npz, the folder or .tar[.gz|.xz], or the TFDS data_dir (default ~/tensorflow_datasets)."""
+    """The .npz, the folder or .tar[.gz|.xz], the TFDS data_dir (default ~/tensorflow_datasets), the root that
+    torchvision was given, or a folder of save_to_disk of datasets."""
     test_path: Path | None = None
-    """A second folder or tar that holds test/CLASS/*, where the test split is not under --data.path."""
+    """A second folder or tar that holds test/CLASS/*, or folder of save_to_disk, where the test split is not under
+    --data.path."""
     name: str | None = None
-    """The name of the data set: which one to read from TFDS, and the row of the normalisation table that applies."""
+    """The name of the data set: which one to read from TFDS, of torchvision's root or, without --data.path, from the
+    cache of the Hugging Face hub (OWNER/NAME or OWNER/NAME:CONFIGURATION); and the row of the normalisation table that
+    applies."""
+    image_column: str | None = None
+    """The column of images of a huggingface set that has several."""
+    label_column: str | None = None
+    """The column of classes of a huggingface set that has several."""
     image_size: Count | None = None
     """Resize (shorter side) and centre-crop every image to this many pixels."""
     skip_unreadable: bool = False
@@ -82,11 +106,19 @@ class DataConfig:
     zca_regularization: Annotated[float, Range(0)] = 0.1
     """Added to the eigenvalues of the covariance, in units of their mean."""
     cache: Path | None = None
-    """Where decoded folders, tars and TFDS sets are kept (default: $XDG_CACHE_HOME/dmjax, or ~/.cache/dmjax)."""
+    """Where decoded images are kept (default: $XDG_CACHE_HOME/dmjax, or ~/.cache/dmjax)."""
+
+    @property
+    def known_as(self) -> str | None:
+        """The name by which tables know the set: of the hub's uoft-cs/cifar10 this is cifar10."""
+        if self.source != "huggingface" or self.name is None:
+            return self.name
+        short = self.name.split(":")[0].split("/")[-1].lower().replace("-", "_")
+        return "svhn_cropped" if short == "svhn" else short
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(NamedFields):
     """The network that embeds images when condensing, and that is trained when evaluating."""
 
     name: str = "ConvNet"
@@ -108,7 +140,7 @@ class NetworkConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(NamedFields):
     """Differentiable Siamese augmentation (Zhao & Bilen 2021)."""
 
     strategy: Strategy = ALL_GROUPS
@@ -121,7 +153,7 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainedConfig:
+class PretrainedConfig(NamedFields):
     """Networks trained on the whole training set, by a recipe of their own, and saved at several steps."""
 
     path: Path | None = None
@@ -160,7 +192,7 @@ ProtocolName = Literal["dm", "dc", "idc", "datadam", "ncfm", "ddranking"]
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(NamedFields):
     """Networks trained from scratch on the small set and tested on the real test images.
 
     What is left open (None) is as the protocol has it, or where no protocol is named as the authors of the method that
@@ -224,7 +256,7 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(NamedFields):
     """What is kept for a run that is interrupted."""
 
     every: Count | None = None
@@ -234,7 +266,7 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DistributedConfig:
+class DistributedConfig(NamedFields):
     """Several processes that condense together; nothing to give on one host, or under Slurm, Kubernetes, Cloud TPU."""
 
     coordinator: str | None = None
@@ -248,7 +280,7 @@ class DistributedConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(NamedFields):
     """One condensation run."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -288,7 +320,7 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(NamedFields):
     """One evaluation of a synthetic set, or of random real images."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -317,19 +349,27 @@ class EvaluateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(NamedFields):
     """What to write a synthetic set as, and where."""
 
     synthetic: Path | None = None
     """The synthetic.npz of a run."""
-    to: Literal["png", "numpy", "torch", "huggingface"] = "png"
+    to: Literal["png", "numpy", "torch", "huggingface", "tfds"] = "png"
     """The format."""
     out: Path | None = None
     """The file or folder to write (by default beside the set, by the name of the format)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkConfig:
+class ReportConfig(NamedFields):
+    """Which pages to make."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Working folders of runs and comparisons."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig(NamedFields):
     """What to time, on random data."""
 
     case: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()

@@ -3,16 +3,37 @@
     python -m dmjax.export --synthetic runs/tiny/synthetic.npz --to torch
 
 `png` is an ImageFolder, `numpy` plain arrays, `torch` one file in the layout of the authors of distribution matching,
-`huggingface` a folder for `datasets.load_from_disk`. Images that a stored image holds several of come unpacked.
+`huggingface` a folder for `datasets.load_from_disk`, `tfds` one for `tfds.builder_from_directory`. Images that a stored
+image holds several of come unpacked.
 """
 
 import sys
+from pathlib import Path
 
-from dmjax.common.errors import UserError
+from dmjax.common.errors import UserError, near_misses
 from dmjax.config import ExportConfig
 from dmjax.data.formats import FORMATS
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.settings import cli
+
+
+def export(synthetic: SyntheticSet | str | Path, out: str | Path, to: str = "png") -> str:
+    """Writes a set for another library.
+
+    Args:
+      synthetic: The set, or the path of its file.
+      out: The file or folder to write, which must not be there or be an empty folder.
+      to: The format: png, numpy, torch or huggingface.
+
+    Returns:
+      What was written, in a few words.
+    """
+    if to not in FORMATS:
+        raise UserError(f"there is no format {to!r}; {near_misses(to, list(FORMATS))}")
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already; choose another --out")
+    return FORMATS[to](synthetic if isinstance(synthetic, SyntheticSet) else SyntheticSet.load(synthetic), out)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,12 +45,11 @@ def _main(arguments: list[str]) -> None:
     config = cli.parse(ExportConfig(), arguments, "python -m dmjax.export", f"{__doc__}")
     if config.synthetic is None:
         raise UserError("name a set: --synthetic runs/tiny/synthetic.npz, for instance")
-    synthetic = SyntheticSet.load(config.synthetic)
     out = config.out or config.synthetic.with_name("synthetic.pt" if config.to == "torch" else config.to)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already; choose another --out")
-    print(FORMATS[config.to](synthetic, out))
+    print(export(config.synthetic, out, config.to))
 
+
+cli.make_callable(__name__)
 
 if __name__ == "__main__":
     sys.exit(main())

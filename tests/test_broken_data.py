@@ -182,9 +182,9 @@ def test_sizes_that_all_differ_have_no_majority(make_folder):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"path": "x.npz"}, r"--data\.path is for the source npz and folder and tfds, .* give --data\.source npz too"),
+        ({"path": "x.npz"}, r"--data\.path is for the source npz or folder or tfds or .* give --data\.source npz too"),
         ({"path": "images/"}, r"give --data\.source folder too"),
-        ({"image_size": 8}, r"--data\.image-size is for the source folder and tfds, not for digits"),
+        ({"image_size": 8}, r"--data\.image-size is for the source folder or tfds or huggingface, not for digits"),
         ({"skip_unreadable": True}, r"--data\.skip-unreadable is for the source folder"),
         ({"source": "memory"}, r"hand over a dmjax\.Dataset"),
     ],

@@ -1,6 +1,8 @@
 """Configuration: experiment files, overrides, comparison."""
 
+import copy
 import dataclasses
+import pickle
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from conftest import ROOT
 from dmjax import DM, DSA, load_config
 from dmjax import config as configuration
 from dmjax.common.errors import UserError
-from dmjax.config import Config, DataConfig
+from dmjax.config import Config, DataConfig, NetworkConfig
 from dmjax.methods.gradient import GradientConfig
 from dmjax.methods.match_config import MatchConfig
 from dmjax.methods.optimizer import OptimizerConfig
@@ -54,6 +56,34 @@ def test_json_round_trip():
     assert fields.config_from_dict(fields.to_dict(config)) == config
     with pytest.raises(UserError, match="unknown field 'ipd'"):
         fields.from_dict(Config, {"ipd": 1})
+
+
+def test_a_name_that_is_no_setting_is_one_line(tmp_path):
+    class Undecorated(DM):
+        scale: float = 1.0
+
+    class Own(DM):
+        """Another distance alone: it has no settings of its own, and needs nothing above its class."""
+
+    for make, message in (
+        (lambda: Config(ipd=3), "Config has no setting 'ipd'; did you mean 'ipc'?"),
+        (lambda: dataclasses.replace(Config(), ipd=3), "Config has no setting 'ipd'; did you mean 'ipc'?"),
+        (lambda: NetworkConfig(widht=3), "NetworkConfig has no setting 'widht'; did you mean 'width'"),
+        (lambda: DM(iteration=3), "DM has no setting 'iteration'; did you mean 'iterations'?"),
+        (lambda: Own(iteration=3), "Own has no setting 'iteration'; did you mean 'iterations'?"),
+        (
+            lambda: Undecorated(scale=2.0),
+            r"no setting 'scale'; put @dataclasses.dataclass\(frozen=True\) above its class",
+        ),
+    ):
+        with pytest.raises(UserError, match=message.replace("?", r"\?")):
+            make()
+    assert Own(iterations=3).iterations == 3
+    assert copy.copy(pickle.loads(pickle.dumps(Config(ipc=3)))) == Config(ipc=3)
+    path = tmp_path / "wrong.py"
+    path.write_text("from dmjax import Config\n\ndef get_config():\n    return Config(ipd=3)\n")
+    with pytest.raises(UserError, match=r"wrong\.py' does not run: .*'ipd'; did you mean 'ipc'\? \(.*wrong\.py:4\)"):
+        load_config(path)
 
 
 def test_differences_name_fields_and_leave_out_what_is_not_part_of_the_run():

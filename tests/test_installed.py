@@ -94,6 +94,7 @@ def test_the_wheel_has_all_of_it_and_runs(built, tmp_path):
     [wheel] = built.glob("dmjax-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {"dmjax/experiments/tiny.py", "dmjax/benchmark/h100.txtpb", "dmjax/__main__.py"} <= set(names)
+    assert {"dmjax/reporting/page.css", "dmjax/reporting/page.js"} <= set(names)
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "dmjax").rglob("*.py")}
     assert modules <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "docs/")) or name.endswith((".png", ".json"))]
@@ -119,6 +120,7 @@ def test_the_wheel_has_all_of_it_and_runs(built, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "synthetic.npz").exists()
+    assert (tmp_path / "run" / "report.html").exists()
     where = subprocess.run(
         [str(python), "-c", "import dmjax; print(dmjax.__file__)"], cwd=tmp_path, capture_output=True, text=True
     )

@@ -2,7 +2,9 @@
 
 import ast
 import dataclasses
+import importlib
 import json
+import linecache
 import re
 import subprocess
 import sys
@@ -231,6 +233,43 @@ def test_errors_of_an_own_method_are_one_line_with_its_place(capsys, tmp_path, m
         error = error_of(capsys, condense.main, *TINY, *SMALL[:4], "--method", name, "--workdir", workdir)
         assert re.search(message, error), error
         assert not (workdir / "synthetic.npz").exists()
+
+
+CODE = """
+import dataclasses
+import dmjax
+
+@dataclasses.dataclass(frozen=True)
+class Own(dmjax.DM):
+    gain: float = 1.0
+
+    def distance(self, key, real, synthetic):
+        return self.gain * ((real.weights @ real.features - synthetic.weights @ synthetic.features) ** 2).sum()
+"""
+
+
+def test_a_run_does_not_go_on_with_changed_code(tmp_path, monkeypatch):
+    """Comments are no code, and what an older version has written says nothing about it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # its date would not tell two files of one second apart
+
+    def condensed(code):
+        (tmp_path / "changing.py").write_text(code)
+        sys.modules.pop("changing", None)
+        importlib.invalidate_caches()
+        linecache.clearcache()
+        method = methods.find("changing:Own")(iterations=2, batch_real=8)
+        return dmjax.condense(dataclasses.replace(CONFIG, method=method, workdir=tmp_path / "run"))
+
+    first = condensed(CODE)
+    assert condensed(CODE.replace("    def", "    # said twice\n\n    def")).digest() == first.digest()
+    with pytest.raises(UserError, match=r"\(the code of changing:Own was changed\); remove it"):
+        condensed(CODE.replace("** 2", "** 4"))
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert list(stored.pop("method_code")) == ["changing:Own"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    assert condensed(CODE.replace("** 2", "** 4")).digest() == first.digest()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,10 @@ class UserError(Exception):
 
     status = 2
 
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython shows in a notebook, in place of a traceback; a script shows its traceback as ever."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class NonFiniteLoss(UserError):
     """The loss became infinite or not a number."""

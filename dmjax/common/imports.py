@@ -1,8 +1,12 @@
 """A user's own code by its import path, `module:Class`: loading it, and its errors as one line with their place."""
 
+import ast
 import contextlib
+import hashlib
 import importlib
 import inspect
+import linecache
+import os
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -55,16 +59,41 @@ def describe(error: BaseException, owner: Any = None) -> str:
 
     Args:
       error: The error.
-      owner: A class. The deepest frame in its file is named, or the deepest of all where none is in it.
+      owner: A class, or the path of a file. The deepest frame in its file is named, or the deepest of all where none
+        is in it.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
-    try:
-        file = inspect.getsourcefile(owner) if owner is not None else None
-    except TypeError:
-        file = None
+    file = owner if owner is None or isinstance(owner, str) else file_of(owner)
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if frame.filename == file] or frames
-    return f"{reason} ({inside[-1].filename}:{inside[-1].lineno})" if inside else reason
+    return f"{reason} ({_place(inside[-1])})" if inside else reason
+
+
+def file_of(cls: type) -> str | None:
+    """The file that a class was written in; of a class in a notebook, what Python calls the cell."""
+    with contextlib.suppress(TypeError, OSError):  # in a notebook, whose module has no file
+        return inspect.getsourcefile(cls)
+    written = [
+        value.__code__.co_filename for value in map(inspect.unwrap, vars(cls).values()) if hasattr(value, "__code__")
+    ]
+    return next((file for file in written if file != "<string>"), None)  # which `dataclass` writes
+
+
+def digest_of(cls: type) -> str | None:
+    """Tells the code inside a class from other code, whatever its comments are; None where it cannot be read."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(file_of(cls) or "")))
+    except SyntaxError:
+        return None
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == cls.__name__]
+    return hashlib.sha256(ast.unparse(found[-1]).encode()).hexdigest()[:16] if found else None
+
+
+def _place(frame: traceback.FrameSummary) -> str:
+    """File and line; of a notebook's cell, which has no file that anybody could open, the line itself."""
+    if os.path.exists(frame.filename) or not frame.line:
+        return f"{frame.filename}:{frame.lineno}"
+    return f"line {frame.lineno} of its cell: {frame.line}"

@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,10 +14,12 @@ def progress_bar(
     items: Iterable[Any] | None, description: str, enabled: bool, total: int | None = None, **kwargs: Any
 ) -> Any:
     """A tqdm bar over `items` (or to be updated by hand); where nobody looks, lines after the first half minute."""
-    from tqdm.auto import tqdm
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # without ipywidgets the bar is of text
+        from tqdm.auto import tqdm
 
     options: dict[str, Any] = {}
-    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+    if not (sys.stderr.isatty() or "ipykernel.zmqshell" in sys.modules):
         text = "{desc}: {n_fmt}/{total_fmt} after {elapsed}, {remaining} left, {rate_fmt}{postfix}"
         options = {"file": _Lines(), "bar_format": text, "position": 0, "mininterval": _SECONDS_BETWEEN_LINES}
     return tqdm(items, desc=description, total=total, disable=not enabled, **options, **kwargs)

@@ -20,6 +20,10 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"interrupted by {signal.Signals(signum).name}")
         self.signum = signum
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback, as for a `UserError`."""
+        return [f"{self}; the same call goes on from the last checkpoint, if there is a workdir"]
+
 
 def received() -> int:
     """The number of the signal that has come since the outermost `handled` began; 0 for none."""

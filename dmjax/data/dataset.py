@@ -56,6 +56,11 @@ class Dataset:
     whitening: Any = None
     derived_from: str | None = None
 
+    def __repr__(self) -> str:
+        height, width, channels = self.image_shape
+        images = f"{self.counts.sum()} training and {len(self.test_labels)} test images of {height}x{width}x{channels}"
+        return f"Dataset({self.name!r}, {images}, {self.num_classes} classes)"
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)

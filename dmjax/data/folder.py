@@ -6,12 +6,10 @@ once to fingerprint, once to look at names and headers, once to decode. What was
 """
 
 import hashlib
-import io
 import lzma
 import os
 import sys
 import tarfile
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -19,20 +17,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
 
 from dmjax.common import files, signals
 from dmjax.common.errors import UserError
 from dmjax.common.progress import progress_bar
 from dmjax.config import DataConfig
-from dmjax.data import cache
+from dmjax.data import cache, images
 from dmjax.data.dataset import Dataset
 
 _FORMAT = "2"  # of the cache entry; part of its key
 _EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _ANNOTATIONS = "val_annotations.txt"
-_GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
-_QUARTER_TURNS = (5, 6, 7, 8)  # values of the EXIF orientation for which width and height change places
 _MAX_FILE_BYTES = 1 << 28
 
 
@@ -94,11 +89,10 @@ def _plan(roots: list[Path], config: DataConfig, progress: bool) -> cache.Plan:
     class_names = sorted({p.class_name for p in places.values() if p.split == "train"})
     if untrained := {p.class_name for p in places.values()}.difference(class_names):
         raise UserError(f"class {min(untrained)!r} has test images but no folder in train/ of {roots[0]}")
-    kept = [headers[k] for k in places if headers[k] is not None]
+    kept = {k: headers[k] for k in places if headers[k] is not None}
     if not kept:
         raise UserError(f"none of the images under {roots[0]} can be read")
-    size = _common_size({k: headers[k] for k in places if headers[k] is not None}, roots, config)
-    shape = (*size, 3 if any(h[1] == 3 for h in kept) else 1)
+    shape = images.common_shape(kept, lambda key: f"under {roots[key[0]]}: {key[1]}", config.image_size)
     train = Counter(p.class_name for p in places.values() if p.split == "train")
     number = {name: c for c, name in enumerate(class_names)}
 
@@ -255,73 +249,13 @@ def _read_annotations(member: Member) -> dict[str, str]:
     return {fields[0]: fields[1] for fields in lines}
 
 
-def _open(member: Member) -> Image.Image:
-    """Opens an image without decoding it; a decompression bomb is an error, not a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(member.data))
-
-
-# What Pillow raises for files that are not what they seem; SyntaxError is its word for a broken PNG.
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
-
-
-def _unreadable(member: Member, roots: list[Path], error: Exception) -> UserError:
-    reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).splitlines()[0]
-    return UserError(
-        f"cannot decode {member.name} of {roots[member.root]}: {reason}; "
-        "remove it, or leave out such images with --data.skip-unreadable true"
-    )
-
-
-def _header(member: Member, roots: list[Path], config: DataConfig) -> tuple[tuple[int, int], int] | None:
-    """Returns ((height, width), channels), or None for an image that is to be skipped."""
-    try:
-        image = _open(member)
-        if image.mode in ("I", "F"):
-            raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}), not 8-bit colours")
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
-    except _UNREADABLE as error:
-        if config.skip_unreadable:
-            return None
-        raise _unreadable(member, roots, error) from None
-    size = (image.width, image.height) if turned else (image.height, image.width)
-    return size, 1 if image.mode in _GREY_MODES else 3
-
-
-def _common_size(headers, roots: list[Path], config: DataConfig) -> tuple[int, int]:
-    if config.image_size is not None:
-        return config.image_size, config.image_size
-    sizes = Counter(size for size, _ in headers.values())
-    usual, count = sizes.most_common(1)[0]
-    for (root, name), (size, _) in headers.items():
-        if size != usual:
-            others = f"most are {usual[1]}x{usual[0]}" if count > len(headers) // 2 else "others have other sizes"
-            raise UserError(
-                f"images of several sizes under {roots[root]}: {name} is {size[1]}x{size[0]}, {others}; resize them "
-                f"all with --data.image-size {min(min(usual), 64)}"
-            )
-    return usual
+def _header(member: Member, roots: list[Path], config: DataConfig) -> images.Header | None:
+    """What the file says of itself; None for an image that is to be skipped."""
+    name = f"{member.name} of {roots[member.root]}"
+    return images.attempt(images.read_header, member.data, name=name, skip=config.skip_unreadable)
 
 
 def _decode(member: Member, shape: tuple[int, int, int], roots: list[Path], config: DataConfig) -> np.ndarray | None:
     """Returns uint8 [H, W, D], or None for an image that is to be skipped."""
-    try:
-        with _open(member) as image:
-            image.load()
-            return to_array(ImageOps.exif_transpose(image), shape)
-    except _UNREADABLE as error:
-        if config.skip_unreadable:
-            return None
-        raise _unreadable(member, roots, error) from None
-
-
-def to_array(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
-    """Converts to `shape` = (H, W, D): grey or RGB, resized to cover the target and cropped at the centre."""
-    height, width, channels = shape
-    if image.mode.startswith("I;16"):  # Pillow would clip 16-bit greys at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert("L" if channels == 1 else "RGB")
-    if (image.height, image.width) != (height, width):
-        image = ImageOps.fit(image, (width, height))
-    return np.asarray(image, np.uint8).reshape(shape)
+    name = f"{member.name} of {roots[member.root]}"
+    return images.attempt(images.decode, member.data, shape, name=name, skip=config.skip_unreadable)

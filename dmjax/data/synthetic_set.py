@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dmjax.common import files
+from dmjax.common import files, html
 from dmjax.common.errors import UserError
 from dmjax.data import factor as factors
 from dmjax.data.npz import read_npz
@@ -21,7 +21,12 @@ from dmjax.data.whitening import Whitening
 _FORMAT = 2  # of the file; 1, which does not say so, has hard labels and the factor 1
 _KEYS = ("images", "labels", "mean", "std", "class_names", "metadata")
 _WHITENING, _EXTRA = "whitening_", "extra_"  # what the names of further arrays begin with
-_PICTURE_COLUMNS = 50  # images of a class that a picture shows at most
+PICTURE_COLUMNS = 50
+"""Images of a class that a picture shows at most."""
+GAP = 2
+"""Pixels between two images of a picture, before it is enlarged."""
+_SHOWN = 10  # classes, and images of each, that a notebook shows at most: the picture is a part of its file
+_SHOWN_PIXELS = 820  # a side of that picture at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +187,7 @@ class SyntheticSet:
             # A class name need not be a file name.
             name = re.sub(r"[^\w.+-]+", "_", self.class_names[label]).lstrip(".") or "class"
             path = Path(folder) / (name if unique else f"{label:04d}_{name}")
-            files.write_bytes(path / f"{counters[label]:04d}.png", _png(image))
+            files.write_bytes(path / f"{counters[label]:04d}.png", encoded_png(image))
             soft.append(
                 ",".join([f"{path.name}/{counters[label]:04d}.png", *map(str, np.atleast_1d(unpacked.labels[i]))])
             )
@@ -193,26 +198,45 @@ class SyntheticSet:
 
     def picture(self) -> Image.Image:
         """A grid with one row per class, small images enlarged; images that unpack are shown as they are stored."""
+        return _grid(self._by_class(len(self.class_names), PICTURE_COLUMNS))
+
+    def _by_class(self, classes: int, images: int) -> list[np.ndarray]:
+        """The first images of each of the first classes, as a screen shows them."""
         pixels, labels = self.pixels(), self.hard_labels
-        rows = [pixels[labels == c][:_PICTURE_COLUMNS] for c in range(len(self.class_names))]
-        columns = max(len(row) for row in rows)
-        height, width, channels = pixels.shape[1:]
-        gap = 2
-        shape = (gap + len(rows) * (height + gap), gap + columns * (width + gap), channels)
-        grid = np.full(shape, 255, np.uint8)
-        for r, row in enumerate(rows):
-            for c, image in enumerate(row):
-                top, left = gap + r * (height + gap), gap + c * (width + gap)
-                grid[top : top + height, left : left + width] = image
-        picture = Image.fromarray(grid[..., 0] if channels == 1 else grid)
-        zoom = max(1, 64 // max(height, width)) if columns <= 10 else max(1, 32 // max(height, width))
-        return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+        return [pixels[labels == c][:images] for c in range(classes)]
+
+    def __repr__(self) -> str:
+        return f"SyntheticSet({self._facts()})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the images, and a line of facts."""
+        classes, images = min(len(self.class_names), _SHOWN), min(self.ipc, _SHOWN)
+        picture = _grid(self._by_class(classes, _SHOWN), rows_are_classes=False)
+        picture.thumbnail((_SHOWN_PIXELS, _SHOWN_PIXELS))
+        part = "" if (classes, images) == (len(self.class_names), self.ipc) else "; a part is shown"
+        return html.picture(picture, f"{self._facts()}; one column per class{part}")
+
+    def _facts(self) -> str:
+        """The set in one line."""
+        height, width, channels = self.images.shape[1:]
+        shape = f"{height}x{width}" + (f"x{channels}" if channels > 1 else "")
+        facts = [f"{len(self.images)} images of {shape}, {self.ipc} per class, {len(self.class_names)} classes"]
+        facts += [f"each unpacks into {self.factor**2}"] if self.factor > 1 else []
+        facts += ["soft labels"] if self.labels.ndim == 2 else []
+        facts += ["whitened"] if self.whitening is not None else []
+        facts += [f"{self.metadata['iterations']} iterations"] if self.metadata.get("iterations") else []
+        return ", ".join(facts)
 
     def save_picture(self, path: Path) -> None:
         """Writes the grid as a PNG."""
         buffer = io.BytesIO()
         self.picture().save(buffer, "png")
         files.write_bytes(path, buffer.getvalue())
+
+
+def picture_zoom(height: int, width: int, columns: int) -> int:
+    """How often a picture with so many images in a row is enlarged, by the size of the images."""
+    return max(1, (64 if columns <= 10 else 32) // max(height, width))
 
 
 def join(sets: Sequence[SyntheticSet]) -> SyntheticSet:
@@ -228,6 +252,22 @@ def join(sets: Sequence[SyntheticSet]) -> SyntheticSet:
     joined = dataclasses.replace(first, images=images, labels=labels, metadata={}, extra={})
     order = np.argsort(joined.hard_labels, kind="stable")
     return dataclasses.replace(joined, images=images[order], labels=labels[order])
+
+
+def _grid(rows: Sequence[np.ndarray], rows_are_classes: bool = True) -> Image.Image:
+    """Rows of images uint8 [n, H, W, D] below each other, or as columns beside each other; small images enlarged."""
+    height, width, channels = rows[0].shape[1:]
+    longest = max(len(row) for row in rows)
+    down, across = (len(rows), longest) if rows_are_classes else (longest, len(rows))
+    grid = np.full((GAP + down * (height + GAP), GAP + across * (width + GAP), channels), 255, np.uint8)
+    for r, row in enumerate(rows):
+        for c, image in enumerate(row):
+            i, j = (r, c) if rows_are_classes else (c, r)
+            top, left = GAP + i * (height + GAP), GAP + j * (width + GAP)
+            grid[top : top + height, left : left + width] = image
+    picture = Image.fromarray(grid[..., 0] if channels == 1 else grid)
+    zoom = picture_zoom(height, width, longest)
+    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
 
 
 def is_readable(path: Path) -> bool:
@@ -313,7 +353,8 @@ def _unique(names: tuple[str, ...]) -> bool:
     return len(set(safe)) == len(safe)
 
 
-def _png(image: np.ndarray) -> bytes:
+def encoded_png(image: np.ndarray) -> bytes:
+    """A PNG file of an image uint8 [H, W, 1 or 3]."""
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "png")
     return buffer.getvalue()

@@ -14,8 +14,9 @@ from dmjax.common.errors import UserError, near_misses
 from dmjax.config import DataConfig
 from dmjax.data import cache
 from dmjax.data.dataset import Dataset
-from dmjax.data.folder import _FORMAT, to_array
+from dmjax.data.images import to_array
 
+_FORMAT = "2"  # of the cache entry; part of its key
 # What TFDS calls a data set with its configuration, and what it is called here and in the normalisation table.
 _NAMES = {"imagenet_resized/64x64": "imagenet64"}
 

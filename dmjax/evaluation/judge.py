@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmjax import networks
-from dmjax.common import backend, compilation, files
+from dmjax.common import backend, compilation, files, html
 from dmjax.common.errors import UserError
 from dmjax.common.progress import progress_bar
 from dmjax.config import AugmentConfig, Config, EvaluateConfig, EvaluationConfig, NetworkConfig
@@ -77,6 +77,16 @@ class Accuracy:
         top5 = f", top-5 {_percent(self.top5)}" if self.top5 else ""
         best = f", {BEST} {_percent(self.best)}" if self.best else ""
         return f"{_percent(self.values)}{top5}{best}"
+
+    def __repr__(self) -> str:
+        return f"Accuracy({self}, {len(self.values)} networks)"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: mean and standard deviation over networks, and a table of each network's accuracy."""
+        every = {"test accuracy (%)": self.values, "top-5 (%)": self.top5, f"{BEST} (%)": self.best}
+        rows = {name: [f"{100 * value:.1f}" for value in values] for name, values in every.items() if values}
+        networks = [f"network {i + 1}" for i in range(len(self.values))]
+        return html.line(f"test accuracy {self} ({len(self.values)} networks)") + html.table(networks, rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; those of `top5` and `best` only where they were measured."""

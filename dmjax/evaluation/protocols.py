@@ -54,7 +54,7 @@ def plain_augmentation(config: Config | EvaluateConfig) -> Values:
     """Crop and noise for a ConvNet with batch norm, crop, scale and rotation on MNIST, else nothing and 300 epochs."""
     strategy = config.evaluation.strategy
     if strategy is None:
-        plain = "crop_scale_rotate" if config.data.name == "mnist" else "none"
+        plain = "crop_scale_rotate" if config.data.known_as == "mnist" else "none"
         with_noise = config.network.name == "ConvNet" and config.network.norm == "batch"
         strategy = "crop_noise" if with_noise else plain
     return {"strategy": strategy, "epochs": 300 if strategy == "none" else 1000}
@@ -64,7 +64,7 @@ def composite(config: Config | EvaluateConfig) -> Values:
     """Colour, crop, flip, scale and rotate, without flip where the experiment has none; CutMix, but not on MNIST."""
     flip = "flip" in config.augment.strategy.split("_")
     strategy = "color_crop_flip_scale_rotate" if flip else "color_crop_scale_rotate"
-    return {"strategy": strategy, "composite": True, "cutmix": 0.0 if config.data.name == "mnist" else 0.5}
+    return {"strategy": strategy, "composite": True, "cutmix": 0.0 if config.data.known_as == "mnist" else 0.5}
 
 
 _STEPS = {"restart": False}  # of PyTorch's schedulers, which leave the optimizer's momentum as it is

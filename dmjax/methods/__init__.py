@@ -15,7 +15,7 @@ from dmjax.common import imports
 from dmjax.common.errors import UserError, near_misses
 from dmjax.methods.base import Method
 
-__all__ = ["COMPARED", "Method", "built_in", "create", "field_names", "identifier", "reported"]
+__all__ = ["COMPARED", "Method", "built_in", "code_digests", "create", "field_names", "identifier", "reported"]
 
 COMPARED = ("random", "herding", "dm")
 """What a comparison compares where it is not told."""
@@ -70,8 +70,17 @@ def create(method: Any) -> Method:
 def identifier(method: Method | type[Method]) -> str:
     """The name of a method of this package, and the import path of any other."""
     cls = method if isinstance(method, type) else type(method)
-    own = cls.__module__.rpartition(".")[0] != __name__
-    return f"{cls.__module__}:{cls.__qualname__}" if own else cls.name
+    return f"{cls.__module__}:{cls.__qualname__}" if _is_own(cls) else cls.name
+
+
+def _is_own(cls: type) -> bool:
+    return cls.__module__.rpartition(".")[0] != __name__
+
+
+def code_digests(method: Method) -> dict[str, str | None]:
+    """What tells the code of a method of one's own from an earlier or later one: a digest of each of its classes."""
+    own = [cls for cls in type(method).__mro__ if issubclass(cls, Method) and _is_own(cls)]
+    return {identifier(cls): imports.digest_of(cls) for cls in own}
 
 
 def reported(method: Method) -> contextlib.AbstractContextManager[None]:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmjax.config import Config
+from dmjax.config import Config, NamedFields
 from dmjax.data import Dataset, sampling
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation.pretrained import TrainedNetworks
@@ -116,7 +116,7 @@ class Problem:
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class Method(NamedFields):
     """A method, with its settings as fields; see the head of this file.
 
     Attributes:

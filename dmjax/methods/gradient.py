@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dmjax.config import AugmentConfig, Config, Count, Positive
+from dmjax.config import AugmentConfig, Config, Count, NamedFields, Positive
 from dmjax.data import augment, normalize
 from dmjax.evaluation import protocols, training
 from dmjax.methods.base import ClassData, Problem, gather, map_classes, real_batch
@@ -41,7 +41,7 @@ def loops(ipc: int) -> tuple[int, int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class GradientConfig:
+class GradientConfig(NamedFields):
     """The network that is trained along the way, and what is compared."""
 
     distance: Literal["ours", "mse", "cos"] = "ours"

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmjax.common.errors import UserError
-from dmjax.config import Config, Count, Positive, Range
+from dmjax.config import Config, Count, NamedFields, Positive, Range
 from dmjax.data import Dataset, normalize, sampling
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation import training
@@ -28,7 +28,7 @@ _SINGULAR = 1e-7  # smallest over largest eigenvalue: less is lost in float32
 
 
 @dataclasses.dataclass(frozen=True)
-class KernelConfig:
+class KernelConfig(NamedFields):
     """The kernel of the regression."""
 
     name: Literal["ntk", "rbf"] = "ntk"

@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from dmjax.config import Count, Fraction, NonNegative, Positive, Range, Strategy
+from dmjax.config import Count, Fraction, NamedFields, NonNegative, Positive, Range, Strategy
 
 Weight = Annotated[float, Range(0)]
 
 
 @dataclasses.dataclass(frozen=True)
-class MatchConfig:
+class MatchConfig(NamedFields):
     """What is compared, in which networks, and which terms are added."""
 
     distance: Literal["mean", "covariance", "kernel", "attention", "ncf"] = "mean"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from dmjax import networks
-from dmjax.config import Count, Positive
+from dmjax.config import Count, NamedFields, Positive
 from dmjax.methods import embedding, optimizer, performance
 from dmjax.methods.base import ClassData, Problem, gather
 
@@ -17,7 +17,7 @@ _FORGETTING = 0.99  # of the running accuracy, per training step
 
 
 @dataclasses.dataclass(frozen=True)
-class QueueConfig:
+class QueueConfig(NamedFields):
     """The networks that train along, for `--match.networks queue`."""
 
     start: Count = 3

@@ -11,11 +11,11 @@ import numpy as np
 import optax
 
 from dmjax.common.errors import UserError, near_misses
-from dmjax.config import Positive
+from dmjax.config import NamedFields, Positive
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(NamedFields):
     """The optax optimizer of the synthetic images."""
 
     name: str = "sgd"

@@ -89,7 +89,7 @@ class DD(PerformanceMatching):
 
     def resolve(self, config: Config) -> Self:
         """Fills in the steps and what the authors choose by data set."""
-        steps, cifar = self.distill_steps or config.ipc, config.data.name in ("cifar10", "cifar100")
+        steps, cifar = self.distill_steps or config.ipc, config.data.known_as in ("cifar10", "cifar100")
         if config.ipc % steps:
             raise UserError(
                 f"distill_steps {steps} must divide the {config.ipc} images per class, as many for each step"

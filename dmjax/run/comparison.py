@@ -1,6 +1,6 @@
 """The table and the figure of a comparison of methods, from its rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,24 @@ def table(report: list[dict[str, Any]]) -> str:
 
     Columns that would be empty are left out.
     """
+    shown, parts, groups = columns(report), [], grouped(report)
+    for heading, rows in groups.items():
+        cells = [[row["method"], size(row), *(cell(row) for cell in shown.values())] for row in rows]
+        parts += [f"{heading}:"] if len(groups) > 1 else []
+        parts.append(study.markdown(["method", "images per class", *shown], cells))
+    return "\n\n".join([*parts, *notes(report)])
+
+
+def grouped(report: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows that can be compared with each other, by what they have in common: the protocol and the labels."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in report:
+        groups.setdefault(f"Protocol {row.get('protocol', '')}, {row.get('labels', '')}", []).append(row)
+    return groups
+
+
+def columns(report: Sequence[dict[str, Any]]) -> dict[str, Callable[[dict[str, Any]], str]]:
+    """The columns after the method and its size, by their headings: what is in the cell of a row, in Markdown."""
     further = {
         "protocol": lambda row: row.get("protocol", "-"),
         "stored pixels (factor)": lambda row: f"{row['pixels']} ({row['factor']})" if "pixels" in row else "-",
@@ -45,19 +63,14 @@ def table(report: list[dict[str, Any]]) -> str:
         "seconds": lambda row: f"{row['seconds']:.1f}",
     }
     fair = {short: lambda row, name=name: _score(row, name) for short, (name, _) in SCORES.items()}
-    columns = {n: c for n, c in further.items() if n in _ALWAYS or any(c(row) != "-" for row in report)}
-    columns |= {n: c for n, c in fair.items() if n in _ALWAYS or any(c(row) != "-" for row in report)}
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in report:
-        groups.setdefault((row.get("protocol", ""), row.get("labels", "")), []).append(row)
-    parts = []
-    for (protocol, labels), rows in groups.items():
-        cells = [[row["method"], _size(row), *(shown(row) for shown in columns.values())] for row in rows]
-        heading = [f"Protocol {protocol}, {labels}:"] if len(groups) > 1 else []
-        parts += [*heading, study.markdown(["method", "images per class", *columns], cells)]
-    said = [f"{short}: {text}" for short, (_, text) in SCORES.items() if short in columns]
+    return {n: c for n, c in {**further, **fair}.items() if n in _ALWAYS or any(c(row) != "-" for row in report)}
+
+
+def notes(report: Sequence[dict[str, Any]]) -> list[str]:
+    """What stands below the table: what the scores mean, and how settings differ from the papers', in Markdown."""
+    said = [f"{short}: {text}" for short, (_, text) in SCORES.items() if short in columns(report)]
     measured = any(name in row for row in report for name, _ in SCORES.values())
-    return "\n\n".join([*parts, *(["; ".join(said)] if measured else []), *_notes(report)])
+    return [*(["; ".join(said)] if measured else []), *_settings_notes(report)]
 
 
 def _published_cell(row: dict[str, Any]) -> str:
@@ -69,14 +82,14 @@ def _score(row: dict[str, Any], name: str) -> str:
     return f"{100 * row[name]:.1f}" if name in row else "-"
 
 
-def _notes(report: list[dict[str, Any]]) -> list[str]:
+def _settings_notes(report: Sequence[dict[str, Any]]) -> list[str]:
     """How the settings differ from the papers': what all sets have in common, then what some rows have besides."""
     if not any(row["published"] for row in report):
         return []  # nothing stands beside ours that could be mistaken
     sets = [row for row in report if row["ipc"] is not None] or report
     common = [s for s in sets[0]["settings"] if all(s in row["settings"] for row in sets)]
-    notes = [f"\\* not the papers' settings: {', '.join(common)}"] if common else []
-    notes += dict.fromkeys(
+    found = [f"\\* not the papers' settings: {', '.join(common)}"] if common else []
+    found += dict.fromkeys(
         f"\\* published for {row['method']}: {row['published_note']}"
         for row in report
         if row["published"] and row["published_note"]
@@ -85,11 +98,11 @@ def _notes(report: list[dict[str, Any]]) -> list[str]:
     for row in report:
         own = ", ".join(s for s in row["settings"] if s not in common)
         if own:
-            rest.setdefault(own, []).append(f"{_name(row, report)} {_size(row)}")
-    return notes + [f"\\* {', '.join(of)}: {own}" for own, of in rest.items()]
+            rest.setdefault(own, []).append(f"{name_of(row, report)} {size(row)}")
+    return found + [f"\\* {', '.join(of)}: {own}" for own, of in rest.items()]
 
 
-def _name(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+def name_of(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     """The method, and where rows differ in it the protocol; real images that are packed say so."""
     several = len({other.get("protocol") for other in rows}) > 1
     packed = len({o["factor"] for o in rows if o["method"] == row["method"] and "factor" in o}) > 1
@@ -97,8 +110,14 @@ def _name(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     return " ".join([row["method"], *further])
 
 
-def _size(row: dict[str, Any]) -> str:
+def size(row: dict[str, Any]) -> str:
+    """Images per class of a row, as they are shown."""
     return "all" if row["ipc"] is None else str(row["ipc"])
+
+
+def cell_name(method: str, ipc: int, run: int) -> str:
+    """The name of the cell of one set, which is also the folder of its run below FOLDER/runs."""
+    return f"{method.replace(':', '.')}/ipc_{ipc}/run_{run}"
 
 
 def plot(path: Path, rows: Sequence[dict[str, Any]], dataset: str) -> None:
@@ -107,14 +126,14 @@ def plot(path: Path, rows: Sequence[dict[str, Any]], dataset: str) -> None:
     by_seconds: dict[str, list[tuple[float, float, float, str]]] = {}
     sets = sorted((row for row in rows if row["ipc"] is not None), key=lambda row: row["ipc"])
     for row in sets:
-        name, mean, std = _name(row, rows), 100 * row["mean"], 100 * row["std"]
+        name, mean, std = name_of(row, rows), 100 * row["mean"], 100 * row["std"]
         by_size.setdefault(name, []).append((row["ipc"], mean, std, ""))
         by_seconds.setdefault(name, []).append((row["seconds"], mean, std, str(row["ipc"])))
     path.unlink(missing_ok=True)  # a picture of other rows
     if sets:
         for whole in (row for row in rows if row["ipc"] is None):
             line = [(row["ipc"], 100 * whole["mean"], 100 * whole["std"], "") for row in sets]
-            by_size[_name(whole, rows)] = sorted(set(line))
+            by_size[name_of(whole, rows)] = sorted(set(line))
         seconds = "seconds to make a set (at each point: images per class)"
         panels = [("images per class", by_size), (seconds, by_seconds)]
         plots.curves(path, [("test accuracy (%)", x, lines) for x, lines in panels], dataset)

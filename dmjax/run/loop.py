@@ -1,9 +1,10 @@
 """The loop of all methods: chunks, cadences, resume, signals. The only code that talks to the outside while it runs."""
 
 import contextlib
+import functools
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dmjax import methods
@@ -14,12 +15,15 @@ from dmjax.config import Config
 from dmjax.data import Dataset
 from dmjax.run import processes
 from dmjax.run.program import Programs, RunState, chunk_length, make_problem
-from dmjax.run.record import Clock, Record, Result
+from dmjax.run.record import Clock, Record, Result, Snapshot
 from dmjax.run.workdir import Workdir
 
 
 def run(
-    configs: Sequence[Config], dataset: Dataset, workdirs: Sequence[Workdir | None]
+    configs: Sequence[Config],
+    dataset: Dataset,
+    workdirs: Sequence[Workdir | None],
+    on_chunk: Callable[[Snapshot], Any] | None = None,
 ) -> list[Result | NonFiniteLoss]:
     """Condenses with several seeds, from the newest checkpoints if there are any.
 
@@ -29,6 +33,7 @@ def run(
       configs: The resolved configurations of the runs, which differ in nothing but their seed and workdir.
       dataset: The real images, which they share.
       workdirs: Where each run is written; None writes nothing, as in all processes but the first.
+      on_chunk: Called with a `Snapshot` of each run after every compiled chunk, outside of what is timed.
 
     Returns:
       One result a run. A run whose loss is not finite does not stop the others: its result is the exception.
@@ -55,7 +60,7 @@ def run(
                 records[i].add_compile_seconds((time.perf_counter() - start) / len(group))
             for first in range(0, len(group), at_once):
                 members = group[first : first + at_once]
-                running = _RunGroup(programs, [records[i] for i in members], [states[i] for i in members])
+                running = _RunGroup(programs, [records[i] for i in members], [states[i] for i in members], on_chunk)
                 results |= dict(zip(members, running.run_to_end(), strict=True))
     return [results[i] for i in range(len(records))]
 
@@ -78,8 +83,14 @@ def _run_at_once(config: Config, dataset: Dataset, workdir: Workdir | None) -> R
 class _RunGroup:
     """Runs that are at the same iteration and advance as one program."""
 
-    def __init__(self, programs: Programs, records: Sequence[Record], states: Sequence[RunState]):
-        self._programs, self._config = programs, records[0].config
+    def __init__(
+        self,
+        programs: Programs,
+        records: Sequence[Record],
+        states: Sequence[RunState],
+        on_chunk: Callable[[Snapshot], Any] | None,
+    ):
+        self._programs, self._config, self._on_chunk = programs, records[0].config, on_chunk
         self._all, self._records = records, list(records)  # those that can go on
         self._states = programs.put_states(states)
         self._keys = programs.put_keys([record.config.seed for record in records])
@@ -104,6 +115,7 @@ class _RunGroup:
                         self._save()
                     bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
                     bar.update(length)
+                    self._show()
                     processes.check_signals()
                     self._observe(done)
         except signals.Interrupted:
@@ -113,9 +125,17 @@ class _RunGroup:
         return [record.failure or finished[id(record)] for record in self._all]
 
     def _on_host(self) -> list[tuple[Record, RunState]]:
-        sharding, axes = self._programs.sharding, self._programs.axes
-        states = [sharding.get_state(state, axes) for state in self._states]
-        return list(zip(self._records, states, strict=True))
+        return [(record, self._get(state)) for record, state in zip(self._records, self._states, strict=True)]
+
+    def _get(self, state: RunState) -> RunState:
+        """A state on the host; all processes call this together."""
+        return self._programs.sharding.get_state(state, self._programs.axes)
+
+    def _show(self) -> None:
+        """Hands a snapshot of each run to whoever follows them."""
+        if self._on_chunk is not None:
+            for record, state in zip(self._records, self._states, strict=True):
+                self._on_chunk(record.snapshot(functools.partial(self._get, state)))
 
     def _advance(self, program: Any, compile_seconds: float) -> float:
         """Runs one chunk and notes the losses, an equal part of the time for every run. Returns the mean loss."""

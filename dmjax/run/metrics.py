@@ -21,7 +21,7 @@ class Metrics:
         from tensorboardX import SummaryWriter
 
         path = workdir / "metrics.jsonl"
-        entries = [entry for entry in _read(path) if entry["iteration"] <= iteration]
+        entries = [entry for entry in read(path) if entry["iteration"] <= iteration]
         self.evaluated = {entry["iteration"] for entry in entries if "accuracy_mean" in entry}
         files.write_bytes(path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
         self._file = path.open("a")
@@ -49,7 +49,7 @@ class Metrics:
             self._board.close()
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[dict[str, Any]]:
     """The entries of a file whose last line may have been cut off; what is not an entry is dropped."""
     entries = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:

@@ -1,11 +1,10 @@
 """What the papers report, and how the settings of a row of a comparison differ from theirs."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from dmjax import networks
 from dmjax.config import ALL_GROUPS, AugmentConfig, Config, EvaluationConfig
-from dmjax.data import Dataset
 from dmjax.methods import Method
 from dmjax.settings import experiment, fields
 
@@ -30,8 +29,46 @@ def published(method: Method, dataset: str, ipc: int | None) -> float | None:
     return figures[SIZES.index(ipc or 1)]
 
 
-def differing(own: Config, dataset: Dataset, whole: bool, runs: int) -> list[str]:
-    """How settings differ from the papers', as `name value`.
+class Data(Protocol):
+    """What has to be known of the real images: a `Dataset` has all of it, and so has `Described`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+
+class Described(NamedTuple):
+    """The same where only a description of the images is at hand, as config.json has it."""
+
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+
+
+class Difference(NamedTuple):
+    """A setting that is not as the papers have it.
+
+    Attributes:
+      field: Its dotted name.
+      value: What it is.
+      paper: What it is in the papers; None where they do not say, or leave it out.
+    """
+
+    field: str
+    value: Any
+    paper: Any
+
+
+def differing(own: Config, dataset: Data, whole: bool, runs: int) -> list[str]:
+    """How settings differ from the papers', as `name value`; arguments as for `differences`."""
+    return [f"{found.field} {shown(found.value)}" for found in differences(own, dataset, whole, runs)]
+
+
+def differences(own: Config, dataset: Data, whole: bool, runs: int) -> list[Difference]:
+    """How settings differ from the papers', or where no paper has the method from the defaults of the method.
 
     Args:
       own: The resolved configuration of a set, with the evaluation that it is judged by.
@@ -46,17 +83,18 @@ def differing(own: Config, dataset: Dataset, whole: bool, runs: int) -> list[str
     ignored = {*_NO_MATTER, "evaluation.epochs" if whole else "evaluation.whole_epochs"}
     reference = {**fields.flatten(theirs), "evaluation.whole_epochs": None}  # the papers do not say
     others = [
-        f"{field} {_shown(value)}"
+        Difference(field, value, reference[field])
         for field, value in fields.flatten(own).items()
         if (field.partition(".")[0] in matters or field in own_fields)
         and field not in ignored
         and value != reference[field]
     ]
-    size = [] if own.data.image_size is None else [f"data.image_size {own.data.image_size}"]
-    return [*size, *others, *([f"runs {runs}"] if runs != RUNS else [])]
+    size = own.data.image_size
+    resized = [] if size is None else [Difference("data.image_size", size, None)]
+    return [*resized, *others, *([Difference("runs", runs, RUNS)] if runs != RUNS else [])]
 
 
-def _theirs(own: Config, dataset: Dataset) -> Config:
+def _theirs(own: Config, dataset: Data) -> Config:
     """The papers' configuration of the same method, data and images per class."""
     strategy = ALL_GROUPS.replace("flip_", "") if dataset.name in _DIGITS else ALL_GROUPS
     theirs = Config(method=type(own.method)(), ipc=own.ipc, data=own.data, augment=AugmentConfig(strategy=strategy))
@@ -66,13 +104,15 @@ def _theirs(own: Config, dataset: Dataset) -> Config:
     # Beyond the name of a protocol that is not the papers', what differs from it; nothing where the two are one.
     plain = dataclasses.replace(named, protocol=None)
     theirs = dataclasses.replace(theirs, evaluation=named if plain == theirs.evaluation else plain)
-    same = _network(own, dataset) == _network(theirs, dataset)  # however it is written
+    builtin = ":" not in own.network.name  # another one is not theirs, and need not be imported
+    same = builtin and _network(own, dataset) == _network(theirs, dataset)  # however it is written
     return dataclasses.replace(theirs, network=own.network) if same else theirs
 
 
-def _network(config: Config, dataset: Dataset) -> Any:
+def _network(config: Config, dataset: Data) -> Any:
     return networks.create(config.network, dataset.num_classes, dataset.image_shape)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of a setting, as it is shown."""
     return f"{value:g}" if isinstance(value, float) else str(value)

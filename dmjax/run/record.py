@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from dmjax import methods
-from dmjax.common.errors import NonFiniteLoss
+from dmjax.common.errors import NonFiniteLoss, UserError
 from dmjax.config import Config
 from dmjax.data import Dataset, synthetic_set
 from dmjax.data.synthetic_set import SyntheticSet
@@ -53,6 +54,23 @@ class Result(NamedTuple):
         """The set with the losses in its metadata."""
         metadata = {**self.synthetic.metadata, "losses": self.losses.tolist()}
         return dataclasses.replace(self.synthetic, metadata=metadata)
+
+
+class Snapshot(NamedTuple):
+    """A run between two compiled chunks, as a callback sees it.
+
+    Attributes:
+      seed: The seed of the run, which tells it from others that are condensed with it.
+      iteration: Iterations done.
+      losses: float64, the loss of each iteration since the snapshot before, a mean over classes.
+      synthetic: Returns the set as it is now. It is called before the callback returns, or not at all, since the next
+        chunk overwrites the images; where several processes work together, in all of them.
+    """
+
+    seed: int
+    iteration: int
+    losses: np.ndarray
+    synthetic: Callable[[], SyntheticSet]
 
 
 class Record:
@@ -134,6 +152,17 @@ class Record:
             further = {} if own is None else {"own_accuracy_mean": own.mean, "own_accuracy_std": own.std}
             self._metrics.write(self.done, accuracy_mean=reached.mean, accuracy_std=reached.std, **further)
             resume_file.unlink()
+
+    def snapshot(self, get_state: Callable[[], RunState]) -> Snapshot:
+        """The run after the last chunk; its state is only fetched from the devices where the set is asked for."""
+        iteration = self.done
+
+        def synthetic() -> SyntheticSet:
+            if self.done != iteration:
+                raise UserError(f"the set of iteration {iteration} is gone: call synthetic() before on_chunk returns")
+            return self._synthetic(get_state().method)
+
+        return Snapshot(self.config.seed, iteration, self._losses[-1].copy(), synthetic)
 
     def finish(self, state: Any, clock: Clock) -> Result:
         """Writes the set of a state of the method."""

@@ -12,8 +12,6 @@ from dmjax.data import Dataset
 from dmjax.evaluation.judge import Accuracy
 from dmjax.run.record import Clock, Result
 
-_LABELS = {"synthetic": "condensed", "random_real": "random real", "whole_dataset": "whole training set"}
-
 
 def results(
     config: Config,
@@ -72,23 +70,36 @@ def show(config: Config, results: Sequence[dict[str, Any]]) -> None:
     files.write_json(config.workdir / "runs.json", pooled)
     print(_table(pooled, own))
     contents = _contents(config.workdir / f"seed_{results[0]['seed']}")
-    print(f"files: {config.workdir}/  (runs.json, and for every seed seed_*/: {contents})")
+    print(f"files: {config.workdir}/  (report.html, runs.json, and for every seed seed_*/: {contents})")
 
 
 def _contents(folder: Path) -> str:
     """What a run has written that a user looks at."""
-    names = ("synthetic.npz", "images", "results.json", "metrics.jsonl", "tensorboard")
+    names = ("report.html", "synthetic.npz", "images", "results.json", "metrics.jsonl", "tensorboard")
     there = [folder / name for name in names if (folder / name).exists()]
     return ", ".join(f"{path.name}/" if path.is_dir() else path.name for path in there)
+
+
+def labels(results: dict[str, Any], own_evaluation: str | None) -> dict[str, str]:
+    """What the accuracies of a run are called, those that were measured, by their names in results.json."""
+    known = {
+        "synthetic": "condensed" if results["iterations"] else "chosen",
+        "own": f"condensed, by {own_evaluation}",
+        "random_real": "random real",
+        "whole_dataset": "whole training set",
+    }
+    return {name: label for name, label in known.items() if results["accuracy"].get(name) is not None}
+
+
+def per_class(results: dict[str, Any], name: str) -> int | str:
+    """Training images per class behind one of the accuracies."""
+    return "all" if name == "whole_dataset" else results["ipc"]
 
 
 def _table(results: dict[str, Any], own_evaluation: str | None) -> str:
     """The accuracies for the screen."""
     seconds, iterations, ipc = results["seconds"], results["iterations"], results["ipc"]
-    labels = _LABELS if iterations else _LABELS | {"synthetic": "chosen"}
-    labels = {"synthetic": labels["synthetic"], "own": f"condensed, by {own_evaluation}"} | labels
-    images = {"synthetic": ipc, "random_real": ipc, "whole_dataset": "all", "own": ipc}
-    shown = {name: label for name, label in labels.items() if results["accuracy"].get(name) is not None}
+    shown = labels(results, own_evaluation)
     width = max(20, *(len(label) for label in shown.values()))
     made = f"{iterations} iterations in" if iterations else "chosen in"
     made = made if ipc else "nothing to make,"
@@ -102,5 +113,5 @@ def _table(results: dict[str, Any], own_evaluation: str | None) -> str:
     for name, label in shown.items():
         accuracy = Accuracy.pooled([results["accuracy"][name]])
         how_often = f"  ({len(accuracy.values)} networks)" if len(accuracy.values) > 1 or name != "own" else ""
-        lines.append(f"{label:<{width}} {images[name]:>9}   {accuracy}{how_often}")
+        lines.append(f"{label:<{width}} {per_class(results, name):>9}   {accuracy}{how_often}")
     return "\n".join(lines)

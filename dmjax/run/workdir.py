@@ -6,6 +6,7 @@ import fcntl
 from pathlib import Path
 from typing import Any
 
+from dmjax import methods
 from dmjax.common import files, machine
 from dmjax.common.errors import UserError
 from dmjax.config import Config, DistributedConfig
@@ -124,11 +125,14 @@ def _changes(stored: dict[str, Any], config: Config) -> list[str]:
     before = stored["config"]
     if not isinstance(before["method"], dict):
         raise UserError("it was made by an older dmjax")
-    return fields.differences(before, config)
+    code, now = stored.get("method_code", {}), methods.code_digests(config.method)
+    changed = [f"the code of {name} was changed" for name in now if code.get(name, now[name]) != now[name]]
+    return [*fields.differences(before, config), *changed]
 
 
 def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
     """Everything that a result depends on, as plain JSON values."""
+    code = methods.code_digests(config.method)
     return {
         # The same wherever it is, and however many processes there are.
         "config": fields.to_dict(dataclasses.replace(config, workdir=None, distributed=DistributedConfig())),
@@ -140,5 +144,6 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
             "test_images": len(dataset.test_labels),
             "fingerprint": dataset.fingerprint(),
         },
+        **({"method_code": code} if code else {}),
         **machine.describe(),
     }

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dmjax import methods, networks
-from dmjax.common import backend, imports
+from dmjax.common import backend, files, imports
 from dmjax.common.errors import UserError, near_misses
 from dmjax.config import CheckpointConfig, Config, EvaluateConfig, EvaluationConfig, NetworkConfig
 from dmjax.evaluation import protocols
 from dmjax.methods import Method
 from dmjax.settings import cli
 from dmjax.settings.check import check
-from dmjax.settings.fields import carry_over, fill, flatten, replace
+from dmjax.settings.fields import carry_over, config_from_dict, fill, flatten, from_dict, replace
 
 R = typing.TypeVar("R", bound=Config | EvaluateConfig)
 C = typing.TypeVar("C", bound=Config)
@@ -33,7 +33,7 @@ def load_config(path: str | Path) -> Config:
     """Reads an experiment file and returns what its `get_config()` returns, with `workdir` filled in.
 
     Args:
-      path: Of the file; or the name of one that comes with the package, such as tiny.
+      path: Of the file; or the name of one that comes with the package, such as tiny; or of the config.json of a run.
 
     Raises:
       UserError: the file is missing, cannot be executed, or has no `get_config` that returns a `Config`.
@@ -43,17 +43,45 @@ def load_config(path: str | Path) -> Config:
         path = next((folder / f"{path}.py" for folder in _FOLDERS if (folder / f"{path}.py").is_file()), path)
     if not path.is_file():
         raise UserError(f"no experiment file {str(path)!r}; {_similar(path)}")
-    try:
-        get_config = runpy.run_path(str(path)).get("get_config")
-        config = get_config() if callable(get_config) else None
-    except (Exception, SystemExit) as error:
-        raise UserError(f"experiment file {str(path)!r} does not run: {imports.describe(error)}") from error
-    if not isinstance(config, Config):
-        raise UserError(f"experiment file {str(path)!r} needs a function get_config() that returns a dmjax.Config")
+    config = _from_json(path) if path.suffix == ".json" else _from_file(path)
     check(config)
     config = dataclasses.replace(config, method=methods.create(config.method))
     if config.workdir is None:
         config = dataclasses.replace(config, workdir=Path("runs") / path.stem)
+    return config
+
+
+def names() -> list[str]:
+    """The names of the experiments that come with the package."""
+    found = {file.stem for folder in _FOLDERS for file in folder.glob("*.py") if "def get_config" in file.read_text()}
+    return sorted(found)
+
+
+def _from_file(path: Path) -> Config:
+    """What the `get_config()` of an experiment file returns."""
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config() if callable(get_config) else None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"experiment file {str(path)!r} does not run: {imports.describe(error, str(path))}") from error
+    if not isinstance(config, Config):
+        raise UserError(f"experiment file {str(path)!r} needs a function get_config() that returns a dmjax.Config")
+    return config
+
+
+def _from_json(path: Path) -> Config:
+    """The configuration in the config.json of a run, which is resolved: the run can be made again from it."""
+    mend = "name the config.json of a run"
+    stored = files.read_json(path, mend)
+    values = stored.get("config", stored) if isinstance(stored, Mapping) else stored
+    try:
+        config = config_from_dict(values)
+        if isinstance(config.method, str) and ":" in config.method:  # named by the user, who names this file
+            settings = {name: value for name, value in values["method"].items() if name != "name"}
+            config = dataclasses.replace(config, method=from_dict(methods.find(config.method), settings))
+    except (KeyError, TypeError, AttributeError, UserError) as error:
+        reason = str(error) if isinstance(error, UserError) else "something is missing in it"
+        raise UserError(f"{str(path)!r} is no configuration ({reason}); {mend}") from None
     return config
 
 

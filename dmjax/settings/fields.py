@@ -135,7 +135,7 @@ def carry_over(old: Method, new: Method) -> Method:
 
 def differences(stored: Mapping[str, Any], config: Config) -> list[str]:
     """Names the fields in which a stored configuration (`to_dict`) is not the same run, as ``"name: old -> new"``."""
-    before, after = _flatten_dict(stored), _flatten_dict(to_dict(config))
+    before, after = flatten_dict(stored), flatten_dict(to_dict(config))
     uses_pool = isinstance(config.method, Method) and config.method.uses_trained_networks()
     pool_matters = uses_pool or config.evaluation.is_taught
     ignored = (*_NOT_PART_OF_THE_RUN, *([] if pool_matters else [n for n in after if n.startswith("pretrained.")]))
@@ -146,11 +146,12 @@ def differences(stored: Mapping[str, Any], config: Config) -> list[str]:
     ]
 
 
-def _flatten_dict(values: Mapping[str, Any]) -> dict[str, Any]:
+def flatten_dict(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a configuration that is plain JSON values (`to_dict`)."""
     out: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            inner = _flatten_dict(value)
+            inner = flatten_dict(value)
             is_method = name == "method"
             out |= {(name if key == "name" else key) if is_method else f"{name}.{key}": v for key, v in inner.items()}
         else:
