@@ -107,7 +107,7 @@ def lenient():
 )
 def test_a_command_runs(command, lenient, tmp_path, monkeypatch, capsys):
     _prepare(tmp_path, monkeypatch)
-    if "--synthetic" in command:
+    if of_module(command) == "report" or "--synthetic" in command:
         _run(_made_by(command), tmp_path)
     _run(command, tmp_path)
     assert capsys.readouterr().out.strip()
@@ -201,7 +201,8 @@ def _random_images(folder, shape):
 
 def _made_by(command: str) -> str:
     """The command that makes the set which this one reads."""
-    folder = _value(shlex.split(command), "--synthetic").rpartition("/")[0]
+    words = shlex.split(command)
+    folder = words[-1] if of_module(command) == "report" else _value(words, "--synthetic").rpartition("/")[0]
     for other in EVERY:
         words = shlex.split(other) if of_module(other) == "condense" and "--help" not in other else []
         experiment = re.sub(r".*/(\w+)\.py$", r"runs/\1", _value(words, "--config") or "")
