@@ -3,12 +3,14 @@
 dmjax condense --config tiny
 dmjax evaluate --synthetic runs/tiny/synthetic.npz
 dmjax report runs/tiny
+dmjax --version
 """
 
 import importlib
 import sys
 from collections.abc import Sequence
 
+from dmjax import __version__
 from dmjax.common.errors import UserError
 
 COMMANDS = {
@@ -28,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.insert(0, "")
     given = list(sys.argv[1:] if arguments is None else arguments)
     name, rest = (given[0], given[1:]) if given else ("", [])
+    if name == "--version":
+        print(f"dmjax {__version__}")
+        return 0
     if name in ("", "-h", "--help"):
         print(f"{__doc__}\nCommands: {', '.join(COMMANDS)}; `dmjax COMMAND --help` has the flags of each.")
         return 0 if name else UserError.status
