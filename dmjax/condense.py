@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dmjax import reporting
-from dmjax.common import compilation, files, signals
+from dmjax.common import backend, compilation, files, signals
 from dmjax.common.errors import NonFiniteLoss, UserError
 from dmjax.config import Config, DataConfig
 from dmjax.data import Dataset, sampling, synthetic_set
@@ -94,6 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> None:
     compilation.use_cache()
+    backend.split_cpu()
     given, default = experiment.parse(Config, arguments, "python -m dmjax.condense", f"{__doc__}")
     config = experiment.resolve(given, default)
     written, failures = [], []

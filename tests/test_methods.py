@@ -154,7 +154,7 @@ def own_config(**changes):
 def test_an_own_method_on_several_devices(tmp_path, monkeypatch, devices):
     alone = condense.condense(own_config())
     monkeypatch.setattr(
-        "dmjax.run.program.ClassSharding", lambda classes: ClassSharding(classes, jax.local_devices()[:devices])
+        "dmjax.run.program.ClassSharding", lambda classes, _: ClassSharding(classes, jax.local_devices()[:devices])
     )
     assert jax.device_count() == 4
     np.testing.assert_allclose(condense.condense(own_config()).images, alone.images, rtol=1e-5, atol=1e-5)

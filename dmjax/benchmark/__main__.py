@@ -28,7 +28,7 @@ import numpy as np
 from dmjax import networks
 from dmjax.benchmark import cases, peer, profile, programs, roofline, target
 from dmjax.benchmark.cases import Case
-from dmjax.common import files, machine, signals
+from dmjax.common import backend, files, machine, signals
 from dmjax.common.errors import UserError
 from dmjax.config import BenchmarkConfig, EvaluationConfig
 from dmjax.evaluation import protocols
@@ -49,6 +49,8 @@ def _main(arguments: list[str]) -> None:
     config = cli.parse(BenchmarkConfig(), arguments, prog, f"{__doc__}", repeatable=repeatable)
     check(config)
     config = dataclasses.replace(config, network=networks.resolve(config.network))
+    if not config.scaling:  # which simulates devices
+        backend.split_cpu()
     _check(config)
     chosen = [cases.parse(name) for name in config.case or ("cifar10-ipc10",)]
     if config.peer is not None:
@@ -107,7 +109,9 @@ def _time(case: Case, config: BenchmarkConfig, ceilings: dict[str, float]) -> di
     network = programs.build_network(case, config)
     settings = cases.settings(case, config)
     flops, moved = cases.work(case, settings, network.depth, batch) or (math.nan, math.nan)
-    devices = min(config.devices or 1_000_000, jax.device_count()) if case.kind == "condense" else 1
+    # The ceilings of a CPU are those of all its cores, however many devices these are.
+    several = case.kind == "condense" and jax.default_backend() != "cpu"
+    devices = min(config.devices or 1_000_000, jax.device_count()) if several else 1
     compute, memory = flops / devices / ceilings["matmul_flops"], moved / devices / ceilings["copy_bytes_per_second"]
     floor = max(compute, memory)
     if case.kind == "condense":

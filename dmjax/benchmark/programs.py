@@ -16,7 +16,7 @@ from dmjax.benchmark.cases import Case
 from dmjax.config import BenchmarkConfig, EvaluationConfig
 from dmjax.evaluation import training
 from dmjax.methods.base import DEVICES, Chunks, ClassData
-from dmjax.run import memory
+from dmjax.run import devices, memory
 from dmjax.run.devices import ClassSharding
 from dmjax.run.program import RunState, check_chunks, make_abstract_problem, make_chunk, state_axes
 
@@ -43,7 +43,7 @@ def build_network(case: Case, config: BenchmarkConfig) -> Any:
 
 def condensing(case: Case, config: BenchmarkConfig, length: int) -> Program:
     """The compiled chunk of `length` iterations on the configured devices."""
-    setup = Setup(case, config, jax.devices()[: config.devices])
+    setup = Setup(case, config, _devices(case, config))
     rng = np.random.default_rng(0)
     shape = (case.num_classes, case.images_per_class, *case.image_shape)
     real = rng.integers(0, 256, shape, dtype=np.uint8)
@@ -77,9 +77,14 @@ def condensing(case: Case, config: BenchmarkConfig, length: int) -> Program:
     return Program(run, notes)
 
 
+def _devices(case: Case, config: BenchmarkConfig) -> list[Any]:
+    """Those that a run of the case would take, or the first of them."""
+    return devices.chosen(cases.settings(case, config))[: config.devices]
+
+
 def plan(case: Case, config: BenchmarkConfig) -> dict[str, Any]:
     """Compiles one iteration without data, and returns what it needs on a device; the host needs next to nothing."""
-    setup = Setup(case, config, jax.devices()[: config.devices])
+    setup = Setup(case, config, _devices(case, config))
     start = time.perf_counter()
     compiled, chunks = setup.compile(1, *setup.abstract())
     data_bytes = setup.sharding.per_device * case.images_per_class * int(np.prod(case.image_shape))

@@ -177,6 +177,14 @@ class Method(NamedFields):
         """Whether the method takes networks that were trained on the whole set (`Problem.trained`)."""
         return False
 
+    def repeats_work(self, config: Config) -> bool:
+        """Whether every device that classes are spread over does some of the same work, such as training a network.
+
+        Args:
+          config: The resolved configuration.
+        """
+        return True
+
     def separates_classes(self, config: Config) -> bool:
         """Whether the images that are made of a class depend on the real images of that class alone.
 

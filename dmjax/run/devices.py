@@ -12,9 +12,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dmjax.common import backend
 from dmjax.common.errors import UserError
 from dmjax.methods.base import DEVICES, ClassData
 from dmjax.run import processes
+
+
+def chosen(config: Any) -> list[Any]:
+    """The devices of all processes that the classes of a run are spread over.
+
+    These are all devices, but for the cores of one CPU where each would do the same work once more.
+    """
+    devices = jax.devices()
+    return devices[:1] if backend.cores_are_devices() and config.method.repeats_work(config) else devices
 
 
 class ClassSharding:

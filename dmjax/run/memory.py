@@ -16,6 +16,7 @@ from dmjax.common.errors import UserError
 from dmjax.config import Config
 from dmjax.data import Dataset
 from dmjax.methods.base import Chunks
+from dmjax.run import devices
 
 # Of so many, 16 images of 32x32, the activations stay in the cache; measured, see experiments/benchmark/NOTES.md.
 _CPU_PIXELS = 2**14
@@ -178,15 +179,15 @@ def peak_bytes(program: Any) -> int:
 
 def limit(config: Config) -> float:
     """The bytes of a device that a run may use: as configured, or a little less than there are."""
-    return config.memory_gb * 1e9 if config.memory_gb else SLACK * _device_bytes()
+    return config.memory_gb * 1e9 if config.memory_gb else SLACK * _device_bytes(config)
 
 
-def _device_bytes() -> float:
+def _device_bytes(config: Config) -> float:
     """The memory of one device: what its allocator may use, or this device's part of the host's memory."""
-    device = jax.local_devices()[0]
+    device, *others = (d for d in devices.chosen(config) if d.process_index == jax.process_index())
     if limit := (device.memory_stats() or {}).get("bytes_limit"):
         return float(limit)
-    return _host_bytes() / jax.local_device_count()
+    return _host_bytes() / (1 + len(others))
 
 
 def _host_bytes() -> float:

@@ -16,7 +16,7 @@ from dmjax.config import Config
 from dmjax.data import Dataset
 from dmjax.evaluation.pretrained import TrainedNetworks
 from dmjax.methods.base import Chunks, Method, Problem
-from dmjax.run import memory, processes
+from dmjax.run import devices, memory, processes
 from dmjax.run.devices import ClassSharding
 
 
@@ -114,7 +114,7 @@ class Programs:
     def __init__(self, config: Config, dataset: Dataset):
         self._config, self._dataset = config, dataset
         self.method: Method = config.method
-        self.sharding, self.axes = ClassSharding(dataset.num_classes), state_axes(config.method)
+        self.sharding, self.axes = ClassSharding(dataset.num_classes, devices.chosen(config)), state_axes(config.method)
         self.problem = make_problem(config, dataset)
         self._whole = check_chunks(self.problem)
         memory.check_images(config, dataset)

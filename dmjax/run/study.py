@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from dmjax.common import compilation, files
+from dmjax.common import backend, compilation, files
 from dmjax.common.errors import NonFiniteLoss, UserError
 from dmjax.config import Config
 from dmjax.data import Dataset, synthetic_set
@@ -234,6 +234,7 @@ def opened(
       given: The command line as results are to show it, where `arguments` are a part of it.
     """
     compilation.use_cache()
+    backend.split_cpu()
     parsed, default = experiment.parse(kind, list(arguments), prog, description)
     if default.workdir is not None and parsed.workdir == default.workdir:
         name = prog.rpartition(".")[2]
