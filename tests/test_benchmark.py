@@ -129,6 +129,20 @@ def test_a_report_holds_what_is_promised(run_command, tmp_path, torch):
     assert "floor" in done.stdout
 
 
+def test_a_peer_takes_as_many_real_images_as_the_method(run_command, tmp_path):
+    peer, path = tmp_path / "peer.py", tmp_path / "report.json"
+    peer.write_text(
+        "import json, sys\n"
+        "print(json.dumps({'batch_real': json.loads(sys.argv[1])['batch_real']}), flush=True)\n"
+        "for line in sys.stdin: print(0.1, flush=True)\n"
+    )
+    flags = ["--case", "tiny-ipc1", "--network.width", "4", "--blocks", "1", "--seconds", "0.05", "--peer", peer]
+    done = run_command("dmjax.benchmark", *flags, "--json", path)
+    assert done.returncode == 0, done.stderr
+    [row] = json.loads(path.read_text())["cases"]
+    assert row["peer"]["batch_real"] == 256
+
+
 @pytest.mark.slow
 def test_weak_scaling_gives_each_device_the_same(run_command, tmp_path):
     for norm, collectives in (("instance", 1), ("batch", 2)):

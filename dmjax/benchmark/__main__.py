@@ -178,10 +178,11 @@ def _peer(case: Case, config: BenchmarkConfig, depth: int, batch: int) -> Iterat
         yield None
         return
     settings = {**case._asdict(), **dataclasses.asdict(config.network), "depth": depth, "batch_size": batch}
+    method = cases.settings(case, config).method
     settings |= {
-        "batch_real": config.batch_real,
+        "batch_real": getattr(method, "batch_real", None),
         "backend": jax.default_backend(),
-        "method_settings": fields.flatten(cases.settings(case, config).method),
+        "method_settings": fields.flatten(method),
     }
     with peer.started(peer.find(config.peer), settings) as other:
         yield other
