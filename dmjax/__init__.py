@@ -45,6 +45,7 @@ _PUBLIC = {
     "KernelConfig": "dmjax.methods.kernel",
     "OptimizerConfig": "dmjax.methods.optimizer",
     "load_config": "dmjax.settings.experiment",
+    "load_released": "dmjax.data.released",
     "condense_runs": "dmjax.condense",
     "SyntheticSet": "dmjax.data.synthetic_set",
     "UserError": "dmjax.common.errors",

@@ -331,7 +331,8 @@ class EvaluateConfig(NamedFields):
     method: tyro.conf.Suppress[tyro.conf.Fixed[Any]] = Config.method
     """The method that made the set, whose authors' evaluation applies where nothing else is given."""
     synthetic: Path | None = None
-    """The synthetic.npz to evaluate; data, network and recipe are those of its run unless given."""
+    """The synthetic.npz to evaluate, or the name of a released set; data, network and recipe are those of its run
+    unless given."""
     own: bool = False
     """Judge the set in the way that its method learned it for, where it has one."""
     pool: Literal["cross", "mixed", "width", "depth", "activation", "pooling", "norm"] | None = None
@@ -353,7 +354,7 @@ class ExportConfig(NamedFields):
     """What to write a synthetic set as, and where."""
 
     synthetic: Path | None = None
-    """The synthetic.npz of a run."""
+    """The synthetic.npz of a run, or the name of a released set."""
     to: Literal["png", "numpy", "torch", "huggingface", "tfds"] = "png"
     """The format."""
     out: Path | None = None

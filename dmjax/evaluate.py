@@ -10,6 +10,8 @@
 
     python -m dmjax.evaluate --config experiments/mnist.py --random-real 10 --factor 2
 
+    python -m dmjax.evaluate --synthetic mnist-ipc1-best
+
 --config FILE names an experiment whose data, network and recipe are the defaults of the other flags.
 """
 
@@ -23,7 +25,7 @@ from dmjax import methods, networks
 from dmjax.common import compilation, files
 from dmjax.common.errors import UserError, near_misses
 from dmjax.config import AugmentConfig, Config, EvaluateConfig, EvaluationConfig, NetworkConfig
-from dmjax.data import Dataset, sampling
+from dmjax.data import Dataset, released, sampling
 from dmjax.data import load as load_dataset
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation import protocols
@@ -48,7 +50,7 @@ def evaluate(
     """Trains networks on a synthetic set and tests them on the data set's test images.
 
     Args:
-      synthetic: The set, or the path of its file.
+      synthetic: The set, the path of its file, or the name of a released one.
       dataset: The real data; by default those of the run that made the set.
       network: The network to train; by default the one that made the set. A network of someone's own, `module:Class`,
         is imported only where it is named here.
@@ -60,7 +62,7 @@ def evaluate(
       own: Judge the set in the way that its method learned it for, such as kernel regression for `KIP`.
       **evaluation: Fields of `EvaluationConfig`, such as networks=3 and epochs=300; by default those of the run.
     """
-    synthetic = synthetic if isinstance(synthetic, SyntheticSet) else SyntheticSet.load(synthetic)
+    synthetic = synthetic if isinstance(synthetic, SyntheticSet) else released.open_set(synthetic)
     made_by = _config_of(synthetic)
     if augment is not None:
         made_by = dataclasses.replace(made_by, augment=augment)
@@ -136,7 +138,7 @@ def _main(arguments: list[str]) -> None:
     like, arguments = cli.take(arguments, "--config")
     synthetic, default = None, EvaluateConfig()
     if path is not None:
-        synthetic = SyntheticSet.load(path)
+        synthetic = released.open_set(path)
         default = _like_run(_config_of(synthetic), Path(path))
     if like is not None:
         default = _like_run(experiment.load_config(like), default.synthetic)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dmjax.common.errors import UserError, near_misses
 from dmjax.config import ExportConfig
+from dmjax.data import released
 from dmjax.data.formats import FORMATS
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.settings import cli
@@ -21,7 +22,7 @@ def export(synthetic: SyntheticSet | str | Path, out: str | Path, to: str = "png
     """Writes a set for another library.
 
     Args:
-      synthetic: The set, or the path of its file.
+      synthetic: The set, the path of its file, or the name of a released one.
       out: The file or folder to write, which must not be there or be an empty folder.
       to: The format: png, numpy, torch or huggingface.
 
@@ -33,7 +34,7 @@ def export(synthetic: SyntheticSet | str | Path, out: str | Path, to: str = "png
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another --out")
-    return FORMATS[to](synthetic if isinstance(synthetic, SyntheticSet) else SyntheticSet.load(synthetic), out)
+    return FORMATS[to](synthetic if isinstance(synthetic, SyntheticSet) else released.open_set(synthetic), out)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +46,7 @@ def _main(arguments: list[str]) -> None:
     config = cli.parse(ExportConfig(), arguments, "python -m dmjax.export", f"{__doc__}")
     if config.synthetic is None:
         raise UserError("name a set: --synthetic runs/tiny/synthetic.npz, for instance")
-    out = config.out or config.synthetic.with_name("synthetic.pt" if config.to == "torch" else config.to)
+    out = config.out or config.synthetic.parent / ("synthetic.pt" if config.to == "torch" else config.to)
     print(export(config.synthetic, out, config.to))
 
 

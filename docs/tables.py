@@ -5,7 +5,8 @@
 
 Between `<!-- settings NAME -->` and `<!-- end -->` stand the flags of a method with their defaults and what they mean;
 the third column, what its authors take, is written by hand and kept. Between `<!-- figures NAME -->` and `<!-- end -->`
-stand measured and published accuracies. The tests run the check, so that a page cannot fall behind.
+stand measured and published accuracies, after `<!-- released all -->` the sets of the package. The tests run the
+check, so that a page cannot fall behind.
 """
 
 import ast
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from dmjax import methods
 from dmjax.config import Config, DataConfig, EvaluationConfig, PretrainedConfig
+from dmjax.data import released
 from dmjax.evaluation import protocols
 from dmjax.methods.base import Method
 from dmjax.methods.matching import Matching
@@ -31,7 +33,7 @@ from dmjax.settings import experiment, fields
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "experiments" / "results"
-BLOCK = re.compile(r"(<!-- (settings|figures) ([a-z0-9]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (settings|figures|released) ([a-z0-9]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 SIZES = (1, 10, 50)
 CIFAR10 = (32, 32, 3)
 
@@ -52,7 +54,7 @@ _DATA = {
 def main(arguments: list[str]) -> int:
     """Writes the tables, or checks them; returns the exit status."""
     behind = []
-    for page in sorted((DOCS / "methods").glob("*.md")):
+    for page in [*sorted((DOCS / "methods").glob("*.md")), DOCS / "released.md"]:
         text = page.read_text()
         if (fresh := renewed(text)) != text:
             behind.append(page.name)
@@ -68,7 +70,9 @@ def renewed(text: str) -> str:
 
     def block(match: re.Match) -> str:
         opening, kind, name, inside, closing = match.groups()
-        made = settings(name, by_hand(inside)) if kind == "settings" else figures(name)
+        made = (
+            settings(name, by_hand(inside)) if kind == "settings" else figures(name) if kind == "figures" else cards()
+        )
         return f"{opening}\n{made}\n\n{closing}"
 
     return BLOCK.sub(block, text)
@@ -261,6 +265,20 @@ def _blend() -> Iterator[tuple[str, ...]]:
         text = _accuracy(accuracy) if len(accuracy["values"]) > 1 else f"{100 * accuracy['mean']:.1f}"
         cost = f"{seconds['condense']:.0f} s and {seconds['pretrain']:.0f} s for networks; "
         yield about, str(run["ipc"]), text, random, f"{cost}iterations {run['iterations']}; batch_real 64"
+
+
+def cards() -> str:
+    """The sets that come with the package."""
+    lines = ["| set | made by | iterations, seconds | network | accuracy, % | epochs |", "|---|---|---|---|---|---|"]
+    for name in released.names():
+        card = released.card(name)
+        network, seconds, accuracy = card["config"]["network"], card["seconds"], card["accuracy"]
+        trained = f" + {seconds['pretrain']:.0f} for networks" if seconds["pretrain"] else ""
+        lines.append(
+            f"| `{name}` | `{card['method']}` | {card['iterations']}, {seconds['condense']:.0f}{trained} "
+            f"| {network['name']}, width {network['width']} | {_accuracy(accuracy)} | {accuracy['epochs']} |"
+        )
+    return "\n".join(lines)
 
 
 def _seconds(seconds: float) -> str:

@@ -1,0 +1,83 @@
+"""Put a set into the package: its picture, and a card with the accuracy that it has as it is there.
+
+    python -m experiments.release --run runs/mnist --name mnist-ipc1 --data mnist --licence "CC BY-SA 3.0"
+
+The data of the run are read again, to evaluate the set.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from dmjax import methods
+from dmjax.common import compilation, files
+from dmjax.common.errors import UserError
+from dmjax.config import Count, DataConfig
+from dmjax.data import load as load_dataset
+from dmjax.data import released
+from dmjax.data.synthetic_set import SyntheticSet
+from dmjax.evaluate import evaluate
+from dmjax.settings import cli, fields
+from dmjax.settings.check import check
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleaseConfig:
+    """What to put into the package, and what its card says beyond what is known of the run."""
+
+    run: Path | None = None
+    """The folder of a finished run."""
+    name: str | None = None
+    """The name of the set."""
+    data: str | None = None
+    """The name of the data, as TFDS has it."""
+    licence: str | None = None
+    """Under which terms the data are."""
+    note: str = ""
+    """What else is to be known, such as reduced settings."""
+    networks: Count = 5
+    """Networks to evaluate the set with."""
+    epochs: Count = 1000
+    """Epochs of each."""
+    folder: Path = released.FOLDER
+    """Where to write."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return cli.run(_main, arguments, "the card has no accuracy yet; give the same command again")
+
+
+def _main(arguments: list[str]) -> None:
+    given = cli.parse(ReleaseConfig(), arguments, "python -m experiments.release", f"{__doc__}")
+    check(given)
+    if given.run is None or given.name is None or given.data is None or given.licence is None:
+        raise UserError("--run, --name, --data and --licence are needed")
+    results = files.read_json(given.run / "results.json")
+    if results is None:
+        raise UserError(f"{given.run} has no results.json; name the folder of a finished run")
+    compilation.use_cache()
+    synthetic = SyntheticSet.load(given.run / "synthetic.npz")
+    config = fields.config_from_dict(synthetic.metadata["config"])
+    dataset = load_dataset(config.data)
+    public = DataConfig("tfds", name=given.data, image_size=config.data.image_size)
+    about = {
+        "data": {"name": given.data, "licence": given.licence, "training_images": int(dataset.counts.sum())},
+        "method": methods.identifier(config.method),
+        "iterations": results["iterations"],
+        "ipc": results["ipc"],
+        "seconds": results["seconds"],
+        "note": given.note,
+        "made_with": {name: synthetic.metadata.get(name) for name in ("commit", "processor", "backend", "versions")},
+        "config": fields.to_dict(dataclasses.replace(config, data=public, workdir=None)),
+    }
+    released.write(synthetic, given.name, about, given.folder)
+    stored = released.load_released(given.name, given.folder)
+    accuracy = evaluate(stored, dataset, networks=given.networks, epochs=given.epochs)
+    about["accuracy"] = {**accuracy.to_dict(), "epochs": given.epochs}
+    released.write(synthetic, given.name, about, given.folder)
+    print(f"{given.name}: {accuracy}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

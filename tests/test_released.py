@@ -1,0 +1,91 @@
+"""Sets that come with the package: what is written is what is read, and what the cards say is so."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import dmjax
+from dmjax import condense, evaluate, export
+from dmjax.common.errors import UserError
+from dmjax.data import released
+from dmjax.data.synthetic_set import from_pixels
+from experiments import release
+
+
+def a_set(shape, classes, ipc, factor=1):
+    rng = np.random.default_rng(0)
+    images = rng.normal(0.5, 0.5, size=(classes, ipc, *shape)).astype(np.float32)
+    one = np.ones(shape[-1], np.float32)
+    return from_pixels(images, 0.5 * one, 0.25 * one, [f"class {i}" for i in range(classes)], factor=factor)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (6, 10, 3)])
+def test_what_is_written_is_read_to_eight_bits(tmp_path, shape):
+    synthetic = a_set(shape, 3, 4, factor=2)
+    released.write(synthetic, "a", {"config": {}}, tmp_path)
+    read = released.load_released("a", tmp_path)
+    step = float(np.ptp(synthetic.images)) / 255
+    np.testing.assert_allclose(read.images, synthetic.images, atol=0.51 * step)
+    assert np.array_equal(read.labels, synthetic.labels)
+    assert (read.class_names, read.factor, read.mean.tolist()) == (synthetic.class_names, 2, synthetic.mean.tolist())
+    assert read.metadata["released"] == "a"
+
+
+def test_a_large_set_is_a_small_picture(tmp_path):
+    released.write(a_set((64, 64, 3), 10, 10), "large", {"config": {}}, tmp_path)
+    picture = tmp_path / "large.jpg"
+    assert picture.stat().st_size <= 300_000
+    with Image.open(picture) as opened:
+        assert opened.size == (640, 640)
+
+
+def test_a_run_becomes_a_released_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    flags = ["--config", "experiments/tiny.py", "--iterations", "4", "--batch-real", "8", "--network.width", "4"]
+    flags += ["--evaluation.networks", "1", "--evaluation.epochs", "1", "--evaluation.whole-dataset", "false"]
+    assert condense.main([*flags, "--workdir", str(tmp_path / "run"), "--progress", "false"]) == 0
+    flags = ["--run", tmp_path / "run", "--name", "digits-ipc1", "--data", "digits", "--licence", "free"]
+    flags += ["--networks", 2, "--epochs", 3, "--folder", tmp_path / "sets"]
+    assert release.main([str(flag) for flag in flags]) == 0
+    card = released.card("digits-ipc1", tmp_path / "sets")
+    assert (card["method"], card["iterations"], len(card["accuracy"]["values"])) == ("dm", 4, 2)
+    assert str(tmp_path) not in json.dumps(card)
+
+
+def test_a_name_that_is_not_there_is_one_line(capsys):
+    with pytest.raises(UserError, match="no released set 'mnist-ipc3'"):
+        dmjax.load_released("mnist-ipc3")
+    assert evaluate.main(["--synthetic", "mnist-ipc3"]) == 2
+    assert export.main(["--synthetic", "mnist-ipc3"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", released.names())
+def test_a_released_set_has_what_its_card_says(name):
+    card, synthetic = released.card(name), dmjax.load_released(name)
+    assert synthetic.ipc == card["ipc"]
+    assert (released.FOLDER / card["picture"]).stat().st_size <= 300_000
+    assert len(card["accuracy"]["values"]) == 5
+    assert card["data"]["licence"]
+    assert card["made_with"]["commit"]
+    assert np.isfinite(synthetic.images).all()
+
+
+def test_all_of_them_are_small():
+    assert sum(path.stat().st_size for path in released.FOLDER.iterdir()) <= 2_000_000
+
+
+def test_a_released_set_is_exported_by_its_name(tmp_path):
+    assert export.main(["--synthetic", "mnist-ipc1", "--to", "numpy", "--out", str(tmp_path / "out.npz")]) == 0
+
+
+def test_a_released_set_reaches_the_accuracy_of_its_card(mnist):
+    """Two networks of the five, whose accuracy here may differ by rounding on another processor."""
+    card, synthetic = released.card("mnist-ipc1"), dmjax.load_released("mnist-ipc1")
+    synthetic = dataclasses.replace(synthetic, metadata={**synthetic.metadata, "dataset": {}})
+    found = evaluate.evaluate(synthetic, mnist, networks=2, epochs=card["accuracy"]["epochs"], progress=False)
+    assert abs(found.mean - card["accuracy"]["mean"]) <= 2 * card["accuracy"]["std"] + 0.01
