@@ -94,8 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> None:
     compilation.use_cache()
-    backend.split_cpu()
     given, default = experiment.parse(Config, arguments, "python -m dmjax.condense", f"{__doc__}")
+    backend.split_cpu(given.distributed)
     config = experiment.resolve(given, default)
     written, failures = [], []
     with _prepared(config) as (configs, workdirs):

@@ -90,7 +90,8 @@ def run_command():
     """Runs `python -m MODULE ARGS` in a process of its own."""
 
     def start(module: str, *args, devices=1, optimised=False, **options) -> subprocess.Popen:
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        # None leaves it to the command, which makes every core a device.
+        flags = f"--xla_force_host_platform_device_count={devices}" if devices else ""
         environment = os.environ | {
             "XLA_FLAGS": flags if optimised else f"{flags} {FAST}",
             "JAX_COMPILATION_CACHE_DIR": str(COMPILED),

@@ -79,7 +79,7 @@ def condensing(case: Case, config: BenchmarkConfig, length: int) -> Program:
 
 def _devices(case: Case, config: BenchmarkConfig) -> list[Any]:
     """Those that a run of the case would take, or the first of them."""
-    return devices.chosen(cases.settings(case, config))[: config.devices]
+    return devices.chosen(cases.settings(case, config), case.num_classes)[: config.devices]
 
 
 def plan(case: Case, config: BenchmarkConfig) -> dict[str, Any]:
@@ -210,7 +210,8 @@ class Setup:
             return sharding.compile(self.make(length, chunks), keys, states, self.axes, data, constants)
 
         size = memory.size_of(self.config, real, sharding.per_device)
-        return memory.choose(self.config, size, compile, limit or memory.limit(self.config), self._whole)
+        limit = limit or memory.limit(self.config, case.num_classes)
+        return memory.choose(self.config, size, compile, limit, self._whole)
 
     def abstract(self) -> tuple[Any, Any, Any, Any]:
         """Shapes in place of a key, a state and data of one run, and the constants: enough to compile."""

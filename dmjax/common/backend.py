@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,18 +19,29 @@ def current() -> str:
     return _described[-1] if _described else jax.default_backend()
 
 
-def split_cpu() -> None:
+def split_cpu(distributed: Any = None) -> None:
     """Makes every core of a CPU a device, where nobody has said how many there are and JAX was not asked yet.
 
     Two classes on a core each are faster than one after the other on two, whose layers are too small to be shared well.
+
+    Args:
+      distributed: As for `awaits_others`; one of several processes keeps its CPU as one device.
     """
     said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if said or _split or jax.config.jax_num_cpu_devices != -1:
+    if said or _split or jax.config.jax_num_cpu_devices != -1 or awaits_others(distributed):
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # the devices are there already, as in a notebook
-        jax.config.update("jax_num_cpu_devices", min(cores, _CORES_AT_MOST))
+        jax.config.update("jax_num_cpu_devices", min(cores(), _CORES_AT_MOST))
         _split.append(True)
+
+
+def cores() -> int:
+    """The cores that this process may use; in a container with a quota, as many as that is worth."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # where there is no quota
+        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
+        there = min(there, max(1, quota // period))
+    return there
 
 
 def cores_are_devices() -> bool:

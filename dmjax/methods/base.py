@@ -177,13 +177,15 @@ class Method(NamedFields):
         """Whether the method takes networks that were trained on the whole set (`Problem.trained`)."""
         return False
 
-    def repeats_work(self, config: Config) -> bool:
-        """Whether every device that classes are spread over does some of the same work, such as training a network.
+    def spreads_over_cores(self, config: Config) -> bool:
+        """Whether the cores of a CPU take a share of the classes each, as devices of another kind always do.
+
+        They should not where every device does the same work, such as training a network.
 
         Args:
           config: The resolved configuration.
         """
-        return True
+        return False
 
     def separates_classes(self, config: Config) -> bool:
         """Whether the images that are made of a class depend on the real images of that class alone.

@@ -116,9 +116,10 @@ class Matching(LearnedImages):
         """Whether networks are those that were trained on the whole set."""
         return self.match.networks in embedding.TRAINED
 
-    def repeats_work(self, config: Config) -> bool:
-        """Whether every device trains the networks of the queue."""
-        return self.match.networks == "queue"
+    def spreads_over_cores(self, config: Config) -> bool:
+        """All do, but with networks of a queue, which each would train, and batch norm, whose sums would round anew."""
+        batch_norm = config.network.norm == "batch" or ":" in config.network.name
+        return self.match.networks != "queue" and not batch_norm
 
     def separates_classes(self, config: Config) -> bool:
         """Whether no class matters to another one, as it does by the statistics of batch norm and by trained networks.

@@ -18,13 +18,19 @@ from dmjax.methods.base import DEVICES, ClassData
 from dmjax.run import processes
 
 
-def chosen(config: Any) -> list[Any]:
+def chosen(config: Any, num_classes: int) -> list[Any]:
     """The devices of all processes that the classes of a run are spread over.
 
-    These are all devices, but for the cores of one CPU where each would do the same work once more.
+    These are all devices. Of the cores of a CPU it is one where a method says so, and otherwise no more than make the
+    shares smaller: what pads a share costs time that the others want.
     """
     devices = jax.devices()
-    return devices[:1] if backend.cores_are_devices() and config.method.repeats_work(config) else devices
+    if not backend.cores_are_devices():
+        return devices
+    if not config.method.spreads_over_cores(config):
+        return devices[:1]
+    share = -(-num_classes // len(devices))
+    return devices[: -(-num_classes // share)]
 
 
 class ClassSharding:

@@ -177,17 +177,23 @@ def peak_bytes(program: Any) -> int:
     return int(held + analysis.temp_size_in_bytes)
 
 
-def limit(config: Config) -> float:
-    """The bytes of a device that a run may use: as configured, or a little less than there are."""
-    return config.memory_gb * 1e9 if config.memory_gb else SLACK * _device_bytes(config)
+def limit(config: Config, num_classes: int) -> float:
+    """The bytes of a device that a run may use: as configured, or a little less than there are.
+
+    What is configured for a CPU is for all of its cores.
+    """
+    taken = devices.chosen(config, num_classes)
+    here = [device for device in taken if device.process_index == jax.process_index()] or jax.local_devices()
+    if config.memory_gb:
+        return config.memory_gb * 1e9 / (len(here) if backend.cores_are_devices() else 1)
+    return SLACK * _device_bytes(here)
 
 
-def _device_bytes(config: Config) -> float:
+def _device_bytes(here: Sequence[Any]) -> float:
     """The memory of one device: what its allocator may use, or this device's part of the host's memory."""
-    device, *others = (d for d in devices.chosen(config) if d.process_index == jax.process_index())
-    if limit := (device.memory_stats() or {}).get("bytes_limit"):
+    if limit := (here[0].memory_stats() or {}).get("bytes_limit"):
         return float(limit)
-    return _host_bytes() / (1 + len(others))
+    return _host_bytes() / len(here)
 
 
 def _host_bytes() -> float:

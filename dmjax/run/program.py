@@ -114,7 +114,8 @@ class Programs:
     def __init__(self, config: Config, dataset: Dataset):
         self._config, self._dataset = config, dataset
         self.method: Method = config.method
-        self.sharding, self.axes = ClassSharding(dataset.num_classes, devices.chosen(config)), state_axes(config.method)
+        self.sharding = ClassSharding(dataset.num_classes, devices.chosen(config, dataset.num_classes))
+        self.axes = state_axes(config.method)
         self.problem = make_problem(config, dataset)
         self._whole = check_chunks(self.problem)
         memory.check_images(config, dataset)
@@ -182,7 +183,7 @@ class Programs:
         return self.first_state(self._config.seed)
 
     def _limit(self) -> float:
-        return float(processes.from_all(memory.limit(self._config)).min())
+        return float(processes.from_all(memory.limit(self._config, self._dataset.num_classes)).min())
 
 
 def chunk_length(config: Config) -> int:

@@ -234,8 +234,8 @@ def opened(
       given: The command line as results are to show it, where `arguments` are a part of it.
     """
     compilation.use_cache()
-    backend.split_cpu()
     parsed, default = experiment.parse(kind, list(arguments), prog, description)
+    backend.split_cpu(parsed.distributed)
     if default.workdir is not None and parsed.workdir == default.workdir:
         name = prog.rpartition(".")[2]
         parsed = dataclasses.replace(parsed, workdir=default.workdir.with_name(f"{default.workdir.name}_{name}"))
