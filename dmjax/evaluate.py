@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dmjax import methods, networks
-from dmjax.common import compilation, files
+from dmjax.common import compilation, files, signals
 from dmjax.common.errors import UserError, near_misses
 from dmjax.config import AugmentConfig, Config, EvaluateConfig, EvaluationConfig, NetworkConfig
 from dmjax.data import Dataset, released, sampling
@@ -75,9 +75,10 @@ def evaluate(
     config = dataclasses.replace(experiment.resolve(config), seed=seed, progress=progress)
     dataset = dataset or load_dataset(config.data, progress)
     _compare_data(synthetic, dataset)
-    if own:
-        return _own(config, dataset, synthetic, resume_file)
-    return judge(config, dataset, synthetic, description, resume_file)
+    with signals.handled():  # so that networks in threads stop, too
+        if own:
+            return _own(config, dataset, synthetic, resume_file)
+        return judge(config, dataset, synthetic, description, resume_file)
 
 
 def _config_of(synthetic: SyntheticSet) -> Config:

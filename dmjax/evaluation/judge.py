@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,7 +44,8 @@ class Accuracy:
       mean: The mean over networks.
       std: The population standard deviation over networks.
       values: The accuracy of each network.
-      training_seconds: Seconds to train and test all networks, over all starts, without compilation.
+      training_seconds: Seconds to train and test all networks, over all starts, without compilation; on a CPU two
+        networks are trained at the same time.
       top5: The top-5 accuracy of each network; empty for data sets of fewer than 50 classes.
       best: The best accuracy of each network over the epochs, chosen on the test images; empty where not asked for.
     """
@@ -326,9 +328,12 @@ def measure_each(
     if resume_file is not None:
         digest = _digest(about, settings.seed, dataset.fingerprint())
         measured = _read_measured(resume_file, digest)[:total]
-    with progress_bar(None, description, settings.progress, total, initial=len(measured)) as bar:
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress_bar(None, description, settings.progress, total, initial=len(measured)))
         start, compiled = time.perf_counter(), compilation.seconds()
-        for result in _in_order(lambda i: measure(i, bar.update), range(len(measured), total), at_once):
+        remaining = range(len(measured), total)
+        results = stack.enter_context(closing(_in_order(lambda i: measure(i, bar.update), remaining, at_once)))
+        for result in results:
             # Of networks that are measured at the same time, the first has the seconds of both and the second none.
             now, compiling = time.perf_counter(), compilation.seconds()
             measured.append({**result._asdict(), "seconds": max(0.0, now - start - (compiling - compiled))})
