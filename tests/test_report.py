@@ -294,6 +294,9 @@ def test_what_is_no_run_is_one_line(run, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "unfinished", ignore=shutil.ignore_patterns("results.json", "synthetic.npz"))
     shutil.copytree(run, tmp_path / "damaged")
     (tmp_path / "damaged" / "results.json").write_text("{")
+    for i, content in enumerate(("[]", "{}", '{"accuracy": {}}')):
+        shutil.copytree(run, tmp_path / f"odd_{i}")
+        (tmp_path / f"odd_{i}" / "results.json").write_text(content)
     shutil.copytree(run, tmp_path / "old")
     (tmp_path / "old" / "config.json").write_text('{"config": {"method": "dm"}}')
     for arguments, message in (
@@ -303,6 +306,7 @@ def test_what_is_no_run_is_one_line(run, tmp_path, capsys):
         ([str(tmp_path / "study")], "no comparison of methods"),
         ([str(tmp_path / "unfinished")], "not finished"),
         ([str(tmp_path / "damaged")], "is damaged"),
+        *(([str(tmp_path / f"odd_{i}")], "is damaged") for i in range(3)),
         ([str(tmp_path / "old")], "made by an older dmjax"),
     ):
         assert report_command.main(arguments) == 2

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dmjax.common.errors import UserError
 from dmjax.reporting import charts, markup, pictures, sections, source
 from dmjax.reporting import command as commands
 from dmjax.reporting.markup import Markup, element
@@ -22,15 +23,18 @@ def page(folder: Path) -> str:
     """The page of the run in a folder, as HTML."""
     run = source.read(folder)
     seen = read_pictures(run)
-    body = [
-        _header(run),
-        images(run, seen),
-        accuracy(run, run.results),
-        progress([("loss", run)], run),
-        differences(run),
-        cost(run),
-        repeat(run),
-    ]
+    try:
+        body = [
+            _header(run),
+            images(run, seen),
+            accuracy(run, run.results),
+            progress([("loss", run)], run),
+            differences(run),
+            cost(run),
+            repeat(run),
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{folder / 'results.json'} is damaged; remove it, and give the run's command again") from None
     return markup.page(f"{run.dataset.name}, {run.method}", *(part for part in body if part))
 
 
