@@ -24,7 +24,7 @@ def export(synthetic: SyntheticSet | str | Path, out: str | Path, to: str = "png
     Args:
       synthetic: The set, the path of its file, or the name of a released one.
       out: The file or folder to write, which must not be there or be an empty folder.
-      to: The format: png, numpy, torch or huggingface.
+      to: The format: png, numpy, torch, huggingface or tfds.
 
     Returns:
       What was written, in a few words.

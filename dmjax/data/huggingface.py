@@ -49,7 +49,7 @@ def load(config: DataConfig, progress: bool = True) -> Dataset:
     try:
         import datasets
     except ImportError as error:
-        mend = 'pip install "dmjax[huggingface]"'
+        mend = "pip install datasets"
         raise UserError(f"data source huggingface needs the library datasets: {mend} ({error})") from None
     datasets.utils.logging.set_verbosity_error()  # it warns whenever it reads its own cache
     where = str(config.name if config.path is None else config.path)
