@@ -7,6 +7,7 @@ The data of the run are read again, to evaluate the set.
 
 import dataclasses
 import sys
+import tempfile
 from pathlib import Path
 
 from dmjax import methods
@@ -45,7 +46,7 @@ class ReleaseConfig:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    return cli.run(_main, arguments, "the card has no accuracy yet; give the same command again")
+    return cli.run(_main, arguments, "nothing was written")
 
 
 def _main(arguments: list[str]) -> None:
@@ -71,8 +72,9 @@ def _main(arguments: list[str]) -> None:
         "made_with": {name: synthetic.metadata.get(name) for name in ("commit", "processor", "backend", "versions")},
         "config": fields.to_dict(dataclasses.replace(config, data=public, workdir=None)),
     }
-    released.write(synthetic, given.name, about, given.folder)
-    stored = released.load_released(given.name, given.folder)
+    with tempfile.TemporaryDirectory() as folder:  # a card without an accuracy is in no package
+        released.write(synthetic, given.name, about, Path(folder))
+        stored = released.load_released(given.name, Path(folder))
     accuracy = evaluate(stored, dataset, networks=given.networks, epochs=given.epochs)
     about["accuracy"] = {**accuracy.to_dict(), "epochs": given.epochs}
     released.write(synthetic, given.name, about, given.folder)
