@@ -84,8 +84,8 @@ def test_a_released_set_is_exported_by_its_name(tmp_path):
 
 
 def test_a_released_set_reaches_the_accuracy_of_its_card(shared):
-    """Two networks of the five, whose accuracy here may differ by rounding on another processor."""
+    """One network of the five, whose accuracy here may differ by rounding on another processor."""
     card, synthetic = released.card("mnist-ipc1"), dmjax.load_released("mnist-ipc1")
     mnist = load(DataConfig("npz", path=shared("mnist.npz"), name="mnist"))
-    found = evaluate.evaluate(synthetic, mnist, networks=2, epochs=card["accuracy"]["epochs"], progress=False)
-    assert abs(found.mean - card["accuracy"]["mean"]) <= 2 * card["accuracy"]["std"] + 0.01
+    found = evaluate.evaluate(synthetic, mnist, networks=1, epochs=card["accuracy"]["epochs"], progress=False)
+    assert abs(found.mean - card["accuracy"]["mean"]) <= 3 * card["accuracy"]["std"] + 0.01
