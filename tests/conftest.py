@@ -85,6 +85,13 @@ def make_folder(tmp_path):
     return make
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_forgotten():
+    """Compiled programs of a file are not kept in memory, where those of a thousand tests take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def run_command():
     """Runs `python -m MODULE ARGS` in a process of its own."""

