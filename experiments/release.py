@@ -6,6 +6,7 @@ The data of the run are read again, to evaluate the set.
 """
 
 import dataclasses
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from dmjax.data import load as load_dataset
 from dmjax.data import released
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluate import evaluate
+from dmjax.reporting import command
 from dmjax.settings import cli, fields
 from dmjax.settings.check import check
 
@@ -62,7 +64,9 @@ def _main(arguments: list[str]) -> None:
     config = fields.config_from_dict(synthetic.metadata["config"])
     dataset = load_dataset(config.data)
     public = DataConfig("tfds", name=given.data, image_size=config.data.image_size)
+    resolved = dataclasses.replace(config, data=public, workdir=None)
     about = {
+        "command": shlex.join(command.from_flags(resolved) or []),
         "data": {"name": given.data, "licence": given.licence, "training_images": int(dataset.counts.sum())},
         "method": methods.identifier(config.method),
         "iterations": results["iterations"],
@@ -70,7 +74,7 @@ def _main(arguments: list[str]) -> None:
         "seconds": results["seconds"],
         "note": given.note,
         "made_with": {name: synthetic.metadata.get(name) for name in ("commit", "processor", "backend", "versions")},
-        "config": fields.to_dict(dataclasses.replace(config, data=public, workdir=None)),
+        "config": fields.to_dict(resolved),
     }
     with tempfile.TemporaryDirectory() as folder:  # a card without an accuracy is in no package
         released.write(synthetic, given.name, about, Path(folder))

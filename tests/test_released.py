@@ -72,6 +72,7 @@ def test_a_released_set_has_what_its_card_says(name):
     assert len(card["accuracy"]["values"]) == 5
     assert card["data"]["licence"]
     assert card["made_with"]["commit"]
+    assert card["command"].startswith("python -m dmjax.condense --config ")
     assert np.isfinite(synthetic.images).all()
 
 
