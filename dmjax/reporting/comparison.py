@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from dmjax import methods
 from dmjax.common import files
 from dmjax.common.errors import UserError
 from dmjax.data.synthetic_set import SyntheticSet
@@ -66,7 +67,8 @@ def _accuracies(rows: Sequence[Row]) -> list[Markup]:
 def _bar(row: Row, rows: Sequence[Row]) -> Bar:
     size = "all images" if row["ipc"] is None else f"{row['ipc']} per class"
     note = sections.joined(size, sections.counted(row["runs"], "run"), sections.networks(row))
-    kind = "whole_dataset" if row["ipc"] is None else "random_real" if row["method"] == "random" else "synthetic"
+    bound = getattr(methods.built_in().get(row["method"]), "bound", None)
+    kind = {"upper": "whole_dataset", "lower": "random_real"}.get(bound, "synthetic")
     return Bar(comparison.name_of(row, rows), note, row["mean"], row["std"], kind)
 
 
