@@ -29,7 +29,8 @@ from dmjax.config import Config, Count, ProtocolName, Range
 from dmjax.data import sampling
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation import protocols
-from dmjax.evaluation.judge import Accuracy, judge_random_real, judge_whole
+from dmjax.evaluation.accuracy import Accuracy
+from dmjax.evaluation.judge import judge_random_real, judge_whole
 from dmjax.evaluation.scores import scores
 from dmjax.methods import Method
 from dmjax.run import comparison, papers, study

@@ -21,7 +21,8 @@ from dmjax.common.errors import NonFiniteLoss, UserError
 from dmjax.config import Config, DataConfig
 from dmjax.data import Dataset, sampling, synthetic_set
 from dmjax.data.synthetic_set import SyntheticSet
-from dmjax.evaluation.judge import Accuracy, judge, judge_random_real, judge_whole
+from dmjax.evaluation.accuracy import Accuracy
+from dmjax.evaluation.judge import judge, judge_random_real, judge_whole
 from dmjax.run import loop, processes, report
 from dmjax.run.own_evaluation import judge_own
 from dmjax.run.record import Result, Snapshot

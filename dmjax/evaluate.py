@@ -29,7 +29,8 @@ from dmjax.data import Dataset, released, sampling
 from dmjax.data import load as load_dataset
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation import protocols
-from dmjax.evaluation.judge import Accuracy, judge, judge_random_real
+from dmjax.evaluation.accuracy import Accuracy
+from dmjax.evaluation.judge import judge, judge_random_real
 from dmjax.settings import cli, experiment, fields
 from dmjax.settings.check import check
 

@@ -20,7 +20,8 @@ from dmjax import methods
 from dmjax.common import plots
 from dmjax.common.errors import UserError, near_misses
 from dmjax.config import Config, Count, Positive
-from dmjax.evaluation.judge import Accuracy, judge_random_real
+from dmjax.evaluation.accuracy import Accuracy
+from dmjax.evaluation.judge import judge_random_real
 from dmjax.run import loop, study
 from dmjax.settings import cli, experiment, fields
 

@@ -30,7 +30,7 @@ from dmjax.common.errors import UserError
 from dmjax.config import Config, Count
 from dmjax.data import sampling, synthetic_set
 from dmjax.data.synthetic_set import SyntheticSet
-from dmjax.evaluation.judge import Accuracy
+from dmjax.evaluation.accuracy import Accuracy
 from dmjax.methods import Method
 from dmjax.methods.coreset import Coreset
 from dmjax.run import study

@@ -14,7 +14,7 @@ import dmjax
 from dmjax.common.errors import NonFiniteLoss, UserError
 from dmjax.common.signals import Interrupted
 from dmjax.data import synthetic_set
-from dmjax.evaluation.judge import Accuracy
+from dmjax.evaluation.accuracy import Accuracy
 
 
 def made(classes, ipc, size=8, channels=1, **further):

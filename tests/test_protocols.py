@@ -12,7 +12,8 @@ from dmjax.common.errors import UserError
 from dmjax.config import AugmentConfig, DataConfig, PretrainedConfig
 from dmjax.data import augment, load, synthetic_set
 from dmjax.evaluation import pretrained, protocols, training
-from dmjax.evaluation.judge import BEST, Accuracy, judge, judge_random_real, teachers_digest
+from dmjax.evaluation.accuracy import BEST, Accuracy
+from dmjax.evaluation.judge import judge, judge_random_real, teachers_digest
 from dmjax.settings import experiment
 
 SMALL = NetworkConfig(width=4, depth=1)

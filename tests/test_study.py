@@ -14,7 +14,7 @@ from dmjax.common import plots
 from dmjax.common.errors import UserError
 from dmjax.config import Config
 from dmjax.data import synthetic_set
-from dmjax.evaluation.judge import Accuracy
+from dmjax.evaluation.accuracy import Accuracy
 from dmjax.run import study
 
 SMALL = (

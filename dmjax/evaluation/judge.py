@@ -1,15 +1,10 @@
 """Judging a set: networks trained from scratch on it and tested on real images (Zhao & Bilen, section 3.1)."""
 
-import dataclasses
 import functools
-import hashlib
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,102 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmjax import networks
-from dmjax.common import backend, compilation, files, html
+from dmjax.common import backend
 from dmjax.common.errors import UserError
-from dmjax.common.progress import progress_bar
-from dmjax.config import AugmentConfig, Config, EvaluateConfig, EvaluationConfig, NetworkConfig
+from dmjax.config import Config, EvaluateConfig
 from dmjax.data import Dataset, synthetic_set
 from dmjax.data.factor import pack
 from dmjax.data.sampling import random_images
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation import pretrained, training
+from dmjax.evaluation.accuracy import Accuracy
+from dmjax.evaluation.measuring import Settings, digest, measure_each
 from dmjax.evaluation.pretrained import TrainedNetworks
 from dmjax.evaluation.training import Examples, Recipe, Tested
 
 _CLASSES_FOR_TOP5 = 50
 _AT_ONCE_ON_CPU = 2  # networks, each in a thread: the layers of one alone are too small to keep all cores busy
 _MOMENTS = 10  # of a training, among which the best is looked for
-BEST = "best over epochs (chosen on the test images)"
-"""How the best accuracy over epochs is labelled wherever it is shown."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Accuracy:
-    """Test accuracies in [0, 1].
-
-    Attributes:
-      mean: The mean over networks.
-      std: The population standard deviation over networks.
-      values: The accuracy of each network.
-      training_seconds: Seconds to train and test all networks, over all starts, without compilation; on a CPU two
-        networks are trained at the same time.
-      top5: The top-5 accuracy of each network; empty for data sets of fewer than 50 classes.
-      best: The best accuracy of each network over the epochs, chosen on the test images; empty where not asked for.
-    """
-
-    mean: float
-    std: float
-    values: tuple[float, ...]
-    training_seconds: float = 0.0
-    top5: tuple[float, ...] = ()
-    best: tuple[float, ...] = ()
-
-    @classmethod
-    def of(
-        cls,
-        values: Iterable[float],
-        seconds: float = 0.0,
-        top5: Iterable[float] = (),
-        best: Iterable[float] = (),
-    ) -> "Accuracy":
-        """Summarises the accuracies of single networks."""
-        values = tuple(values)
-        return cls(float(np.mean(values)), float(np.std(values)), values, seconds, tuple(top5), tuple(best))
-
-    @classmethod
-    def pooled(cls, results: Sequence[Mapping[str, Any]]) -> "Accuracy":
-        """Summarises several accuracies, as `to_dict` gives them."""
-        together = {name: [v for r in results for v in r.get(name, ())] for name in ("values", "top5", "best")}
-        return cls.of(seconds=sum(result.get("training_seconds", 0.0) for result in results), **together)
-
-    def __str__(self) -> str:
-        top5 = f", top-5 {_percent(self.top5)}" if self.top5 else ""
-        best = f", {BEST} {_percent(self.best)}" if self.best else ""
-        return f"{_percent(self.values)}{top5}{best}"
-
-    def __repr__(self) -> str:
-        return f"Accuracy({self}, {len(self.values)} networks)"
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: mean and standard deviation over networks, and a table of each network's accuracy."""
-        every = {"test accuracy (%)": self.values, "top-5 (%)": self.top5, f"{BEST} (%)": self.best}
-        rows = {name: [f"{100 * value:.1f}" for value in values] for name, values in every.items() if values}
-        networks = [f"network {i + 1}" for i in range(len(self.values))]
-        return html.line(f"test accuracy {self} ({len(self.values)} networks)") + html.table(networks, rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; those of `top5` and `best` only where they were measured."""
-        every = {n: list(v) if isinstance(v, tuple) else v for n, v in dataclasses.asdict(self).items()}
-        return {name: value for name, value in every.items() if value != [] or name not in ("top5", "best")}
-
-
-def _percent(values: Sequence[float]) -> str:
-    return f"{100 * np.mean(values):.1f} +- {100 * np.std(values):.1f} %"
-
-
-class Settings(Protocol):
-    """What judging needs to know: a resolved `Config` or `EvaluateConfig` has all of it."""
-
-    @property
-    def network(self) -> NetworkConfig: ...
-    @property
-    def augment(self) -> AugmentConfig: ...
-    @property
-    def evaluation(self) -> EvaluationConfig: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def progress(self) -> bool: ...
 
 
 def judge(
@@ -282,7 +197,7 @@ def _best(
 
 def teachers_digest(settings: Settings, dataset: Dataset) -> str:
     """Tells the networks that label a set from others; empty where none do."""
-    return _digest(_teachers(settings, dataset).about()) if settings.evaluation.is_taught else ""
+    return digest(_teachers(settings, dataset).about()) if settings.evaluation.is_taught else ""
 
 
 def _teachers(settings: Settings, dataset: Dataset) -> TrainedNetworks:
@@ -299,80 +214,3 @@ def _labelled(network: nn.Module, recipe: Recipe, examples: Examples, teachers: 
     if recipe.labels == "stored" or examples.labels.ndim == 1:
         return examples
     return examples._replace(labels=jnp.argmax(examples.labels, axis=1).astype(jnp.int32))
-
-
-def measure_each(
-    settings: Settings,
-    dataset: Dataset,
-    measure: Callable[[int, Callable[[float], None]], Tested],
-    about: Any,
-    description: str,
-    resume_file: Path | None,
-    at_once: int = 1,
-) -> Accuracy:
-    """Measures `settings.evaluation.networks` networks, one or a few at a time.
-
-    Args:
-      settings: How many, the seed, and whether progress is shown.
-      dataset: The real data.
-      measure: Trains and tests network i, and calls its second argument with the fraction of the work done since.
-        Where several are measured at the same time, it is called in as many threads.
-      about: All that the accuracies depend on besides data and seed, as something whose `repr` tells it from others.
-      description: The text of the progress bar.
-      resume_file: As for `judge`.
-      at_once: How many networks are measured at the same time; each gives what it gives alone.
-    """
-    assert settings.evaluation.networks is not None, "the configuration is not resolved"
-    measured, total = [], settings.evaluation.networks
-    digest = ""
-    if resume_file is not None:
-        digest = _digest(about, settings.seed, dataset.fingerprint())
-        measured = _read_measured(resume_file, digest)[:total]
-    with ExitStack() as stack:
-        bar = stack.enter_context(progress_bar(None, description, settings.progress, total, initial=len(measured)))
-        start, compiled = time.perf_counter(), compilation.seconds()
-        remaining = range(len(measured), total)
-        results = stack.enter_context(closing(_in_order(lambda i: measure(i, bar.update), remaining, at_once)))
-        for result in results:
-            # Of networks that are measured at the same time, the first has the seconds of both and the second none.
-            now, compiling = time.perf_counter(), compilation.seconds()
-            measured.append({**result._asdict(), "seconds": max(0.0, now - start - (compiling - compiled))})
-            start, compiled = now, compiling
-            if resume_file is not None:
-                files.write_json(resume_file, {"digest": digest, "networks": measured})
-            bar.n = len(measured)
-            bar.set_postfix(accuracy=f"{100 * np.mean([entry['accuracy'] for entry in measured]):.1f}%")
-    top5 = [entry["top5"] for entry in measured] if dataset.num_classes >= _CLASSES_FOR_TOP5 else []
-    best = [entry["best"] for entry in measured if entry["best"] is not None]
-    seconds = sum(entry["seconds"] for entry in measured)
-    return Accuracy.of([entry["accuracy"] for entry in measured], seconds, top5, best)
-
-
-def _in_order(measure: Callable[[int], Tested], networks: Iterable[int], at_once: int) -> Iterator[Tested]:
-    """The results in the order of the networks, `at_once` of which are measured at the same time."""
-    if at_once == 1:
-        yield from map(measure, networks)
-        return
-    threads = ThreadPoolExecutor(at_once)
-    try:
-        yield from threads.map(measure, networks)
-    finally:
-        threads.shutdown(cancel_futures=True)
-
-
-def _digest(*parts: Any) -> str:
-    """Tells an evaluation from others, by all that its accuracies depend on."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def _read_measured(path: Path | None, digest: str) -> list[dict[str, Any]]:
-    """The results of the networks that were measured; none where the file is of another evaluation."""
-    try:
-        stored = files.read_json(path) if path is not None else None
-        if stored is None or stored["digest"] != digest:
-            return []
-        best = [None if entry.get("best") is None else float(entry["best"]) for entry in stored["networks"]]
-        known = [{name: float(entry[name]) for name in ("accuracy", "top5", "seconds")} for entry in stored["networks"]]
-        return [{**entry, "best": value} for entry, value in zip(known, best, strict=True)]
-    except (UserError, TypeError, KeyError, AttributeError, ValueError):
-        return []

@@ -13,7 +13,7 @@ import numpy as np
 
 from dmjax.common import compilation
 from dmjax.evaluation import ranking, training
-from dmjax.evaluation.judge import Accuracy
+from dmjax.evaluation.accuracy import Accuracy
 from dmjax.evaluation.training import Examples, Plan, Recipe
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dmjax.evaluation.judge import BEST
+from dmjax.evaluation.accuracy import BEST
 from dmjax.reporting.markup import Markup, element
 from dmjax.run import papers
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dmjax.common import plots
-from dmjax.evaluation.judge import BEST
+from dmjax.evaluation.accuracy import BEST
 from dmjax.run import study
 
 _ALWAYS = ("accuracy (%)", "published", "seconds", "IOR", "HLR", "LRS")

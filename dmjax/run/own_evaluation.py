@@ -12,7 +12,9 @@ from dmjax.config import Config, EvaluateConfig
 from dmjax.data import Dataset
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation import training
-from dmjax.evaluation.judge import Accuracy, check_fits, measure_each
+from dmjax.evaluation.accuracy import Accuracy
+from dmjax.evaluation.judge import check_fits
+from dmjax.evaluation.measuring import measure_each
 from dmjax.evaluation.training import Tested
 from dmjax.run.program import make_abstract_problem
 

@@ -9,7 +9,7 @@ from dmjax import methods
 from dmjax.common import files
 from dmjax.config import Config
 from dmjax.data import Dataset
-from dmjax.evaluation.judge import Accuracy
+from dmjax.evaluation.accuracy import Accuracy
 from dmjax.run.record import Clock, Result
 
 

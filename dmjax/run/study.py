@@ -25,7 +25,8 @@ from dmjax.config import Config
 from dmjax.data import Dataset, synthetic_set
 from dmjax.data import load as load_dataset
 from dmjax.data.synthetic_set import SyntheticSet
-from dmjax.evaluation.judge import Accuracy, judge, teachers_digest
+from dmjax.evaluation.accuracy import Accuracy
+from dmjax.evaluation.judge import judge, teachers_digest
 from dmjax.run import loop
 from dmjax.run.program import check_chunks, make_problem
 from dmjax.run.workdir import Workdir, changes
