@@ -1,7 +1,8 @@
 """A real browser for tests of pages: Chromium without a screen, and what it says of a page that it has opened.
 
     with opened() as browser:
-        browser.open(path, width=360)
+        browser.look_as(width=360)
+        browser.open(path)
         assert not browser.problems()
 
 It needs chromium with its driver and selenium; `reason_to_skip` says what is missing.
@@ -9,13 +10,24 @@ It needs chromium with its driver and selenium; `reason_to_skip` says what is mi
 
 import contextlib
 import importlib.util
+import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
+_ARGUMENTS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
+    "--disable-background-networking",
+)
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
+_TABLET = 600  # pixels, from which a window is none of a phone
+_WAIT = 20  # seconds, for what a page loads
+_WIDEST = """
+const wide = [...document.body.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > arguments[0] + 1);
+return wide.slice(0, 5).map(e => e.tagName + ' ' + e.className + ' ' + e.textContent.slice(0, 40).trim());
+"""
 
 
 def reason_to_skip() -> str | None:
@@ -40,30 +52,50 @@ class Browser:
 
     def __init__(self, driver: Any):
         self.driver = driver
+        self.look_as(1280)
 
-    def open(self, page: Path | str, width: int, height: int = 900, dark: bool = False, script: bool = True) -> None:
-        """Opens a file or an address in a window of this size, by day or by night, with or without JavaScript."""
+    def look_as(self, width: int, height: int = 900, dark: bool = False, script: bool = True) -> None:
+        """A window of this many pixels, by day or by night, with or without JavaScript."""
+        self._width = width
         command = self.driver.execute_cdp_cmd
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < _TABLET}
         command("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         command("Emulation.setEmulatedMedia", {"features": [scheme]})
         command("Emulation.setScriptExecutionDisabled", {"value": not script})
-        self.driver.get_log("browser")  # what was said before
+
+    def open(self, page: Path | str) -> None:
+        """Opens a file or an address, and waits until all of it is there."""
+        for log in ("browser", "performance"):
+            self.driver.get_log(log)  # what was said before
         self.driver.get(page.absolute().as_uri() if isinstance(page, Path) else page)
+        deadline = time.monotonic() + _WAIT
+        while not self.run("document.readyState == 'complete' && [...document.images].every(i => i.complete)"):
+            assert time.monotonic() < deadline, f"{page} is still loading"
+            time.sleep(0.05)
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression in the page."""
         return self.driver.execute_script(f"return {script}")
 
-    def problems(self) -> list[str]:
-        """What is wrong with the page: wider than the window, pictures that do not show, errors in the console."""
-        found = [f"console: {entry['message']}" for entry in self.driver.get_log("browser")]
+    def problems(self, home: str = "file:") -> list[str]:
+        """What is wrong with the page: wider than the window, pictures not shown, errors, requests to elsewhere."""
+        messages = self.driver.get_log("browser")
+        found = [f"console: {entry['message']}" for entry in messages if entry["level"] in ("SEVERE", "WARNING")]
         width, room = self.run("[document.documentElement.scrollWidth, innerWidth]")
         if width > room:
-            found.append(f"the page is {width} pixels wide in a window of {room}")
-        broken = self.run("[...document.images].filter(image => !image.naturalWidth).map(image => image.alt)")
-        return found + [f"a picture does not show: {alt}" for alt in broken]
+            found.append(
+                f"the page is {width} pixels wide in a window of {room}: {self.driver.execute_script(_WIDEST)}"
+            )
+        broken = self.run("[...document.images].filter(i => !i.naturalWidth).map(i => i.alt || i.getAttribute('src'))")
+        found += [f"a picture is not shown: {name}" for name in broken]
+        inside = (home, "data:", "blob:", "chrome:", "about:")
+        return found + [f"it asks for {url}" for url in self._requests() if not url.startswith(inside)]
+
+    def _requests(self) -> list[str]:
+        """The addresses that the page has asked for."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
     def save_picture(self, path: Path, height: int | None = None) -> None:
         """Writes a picture of the page, the whole of it or its first pixels, as a PNG."""
@@ -82,7 +114,7 @@ def opened() -> Iterator[Browser]:
     options.binary_location = str(_program())
     for argument in _ARGUMENTS:
         options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
     driver = webdriver.Chrome(options=options, service=service)
     try:

@@ -352,11 +352,13 @@ def test_a_browser_shows_it_on_a_screen_and_on_a_phone(folder, run):
     with browser.opened() as window:
         for place in (run, folder / "seeds", folder / "comparison"):
             for width, dark in ((1280, False), (360, True)):
-                window.open(place / "report.html", width, dark=dark)
+                window.look_as(width, dark=dark)
+                window.open(place / "report.html")
                 assert window.run("innerWidth") == width
                 assert window.run("document.images.length") > 1
                 assert window.problems() == []
-        window.open(run / "report.html", 360)
+        window.look_as(360)
+        window.open(run / "report.html")
         assert window.run("[...document.querySelectorAll('.frames figure')].filter(f => f.offsetParent).length") == 1
         window.driver.execute_script(
             "const slider = document.getElementById('iteration'); slider.value = 2;"
@@ -365,6 +367,7 @@ def test_a_browser_shows_it_on_a_screen_and_on_a_phone(folder, run):
         shown = "document.querySelector('.frames figure:not([hidden]) figcaption').textContent"
         assert window.run(shown) == "iteration 2"
         assert window.run("document.querySelector('output').textContent") == "iteration 2"
-        window.open(run / "report.html", 360, script=False)  # without it all pictures are in a strip
+        window.look_as(360, script=False)
+        window.open(run / "report.html")  # all pictures are in a strip
         assert window.run("[...document.querySelectorAll('.frames figure')].filter(f => f.offsetParent).length") == 5
         assert window.problems() == []

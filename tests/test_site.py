@@ -11,10 +11,8 @@ import functools
 import html.parser
 import http.server
 import importlib.util
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -22,6 +20,7 @@ import time
 import urllib.parse
 from pathlib import Path
 
+import browser
 import pytest
 from conftest import ROOT
 
@@ -30,7 +29,6 @@ from dmjax import methods
 pytestmark = pytest.mark.browser
 
 PHONE, DESK = (360, 740), (1280, 900)
-_WAIT = 20  # seconds, for what a page loads after it is there
 
 
 @pytest.fixture(scope="module")
@@ -72,29 +70,12 @@ def address(site):
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A headless Chromium that keeps what it printed and what it asked for."""
-    if importlib.util.find_spec("selenium") is None:
-        pytest.skip("needs selenium: pip install -r tests/requirements-browser.txt")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("profile")
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"):
-        options.add_argument(flag)
-    options.add_argument("--disable-background-networking")
-    options.add_argument(f"--user-data-dir={profile}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options=options, service=Service(executable_path=driver))
-    started.set_page_load_timeout(60)
-    yield started
-    started.quit()
+def window():
+    """A headless Chromium."""
+    if reason := browser.reason_to_skip():
+        pytest.skip(reason)
+    with browser.opened() as opened:
+        yield opened
 
 
 class _Page(html.parser.HTMLParser):
@@ -168,26 +149,23 @@ def _prose(text: str) -> str:
     return re.sub(r"<(pre|code|script|annotation)\b.*?</\1>", "", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
-def test_every_page_opens_without_errors_and_fits(pages, address, browser, size, scheme):
+@pytest.mark.parametrize(("size", "scheme"), [(DESK, "light"), (PHONE, "dark")], ids=["desk-light", "phone-dark"])
+def test_every_page_opens_without_errors_and_fits(pages, address, window, size, scheme):
     """No message in the console, no request to elsewhere, every picture shown, and nothing wider than the window."""
-    _look_as(browser, size, scheme)
-    browser.get(address)
-    browser.execute_script("localStorage.clear()")  # where a reader's choice is kept
-    browser.get(address)
-    chosen = browser.execute_script("return document.body.dataset.mdColorScheme")
-    assert chosen == ("slate" if scheme == "dark" else "default")
-    _log(browser)
+    window.look_as(*size, dark=scheme == "dark")
+    window.open(address)
+    window.driver.execute_script("localStorage.clear()")  # where a reader's choice is kept
+    window.open(address)
+    assert window.run("document.body.dataset.mdColorScheme") == ("slate" if scheme == "dark" else "default")
     faults = []
     for name in pages:
-        browser.get(address + name)
-        faults += [f"{name}: {message}" for message in _faults(browser, address, size)]
-        _picture(browser, f"{name.replace('/', '_').removesuffix('.html')}-{size[0]}-{scheme}")
+        window.open(address + name)
+        faults += [f"{name}: {message}" for message in window.problems(address)]
+        _picture(window, f"{name.replace('/', '_').removesuffix('.html')}-{size[0]}-{scheme}")
     assert not faults
 
 
-def test_a_page_that_is_wrong_is_seen_to_be(site, address, browser):
+def test_a_page_that_is_wrong_is_seen_to_be(site, address, window):
     """The checks above find each kind of fault."""
     faulty = site / "faulty.html"
     faulty.write_text(
@@ -195,87 +173,33 @@ def test_a_page_that_is_wrong_is_seen_to_be(site, address, browser):
         "<script>console.error('broken'); fetch('http://127.0.0.2:9/other').catch(() => null)</script>"
     )
     try:
-        _look_as(browser, PHONE, "light")
-        _log(browser)
-        browser.get(f"{address}faulty.html")
-        found = "\n".join(_faults(browser, address, PHONE))
+        window.look_as(*PHONE)
+        window.open(f"{address}faulty.html")
+        found = "\n".join(window.problems(address))
     finally:
         faulty.unlink()
-    for fault in ("picture nowhere.png is not shown", "pixels wide", "broken", "asks http://127.0.0.2:9/other"):
+    for fault in ("is not shown: nowhere.png", "pixels wide", "broken", "asks for http://127.0.0.2:9/other"):
         assert fault in found
 
 
 @pytest.mark.parametrize(("query", "page"), [("herding", "methods/coresets.html"), ("DataDAM", "methods/datadam.html")])
-def test_the_search_finds_a_method(site, address, browser, query, page):
+def test_the_search_finds_a_method(address, window, query, page):
     from selenium.webdriver.common.by import By
 
-    _look_as(browser, DESK, "light")
-    browser.get(address)
-    field = browser.find_element(By.CSS_SELECTOR, "input.md-search__input")
-    browser.execute_script("arguments[0].focus()", field)
+    window.look_as(*DESK)
+    window.open(address)
+    field = window.driver.find_element(By.CSS_SELECTOR, "input.md-search__input")
+    window.driver.execute_script("arguments[0].focus()", field)
     field.send_keys(query)
-    found = []
-    for _ in range(10 * _WAIT):
-        found = browser.execute_script(
-            "return [...document.querySelectorAll('.md-search-result__link')].map(a => a.href)"
-        )
-        if found:
-            break
+    deadline = time.monotonic() + 20
+    while not (found := window.run("[...document.querySelectorAll('.md-search-result__link')].map(a => a.href)")):
+        assert time.monotonic() < deadline, "nothing was found"
         time.sleep(0.1)
     assert any(page in link for link in found), found
-    _picture(browser, f"search-{query}")
+    _picture(window, f"search-{query}")
 
 
-def _look_as(browser, size, scheme):
-    """A window of this many CSS pixels, and the reader's preference for light or dark."""
-    width, height = size
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    preference = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", preference)
-
-
-def _faults(browser, address, size) -> list[str]:
-    """What is wrong with the page that is open."""
-    found = []
-    deadline = time.monotonic() + _WAIT
-    shown = "return [...document.images].every(i => i.complete) && document.readyState == 'complete'"
-    while not browser.execute_script(shown):
-        if time.monotonic() > deadline:
-            return ["it is still loading"]
-        time.sleep(0.05)
-    empty = browser.execute_script(
-        "return [...document.images].filter(i => i.naturalWidth == 0).map(i => i.getAttribute('src'))"
-    )
-    found += [f"picture {source} is not shown" for source in empty]
-    width = browser.execute_script("return document.documentElement.scrollWidth")
-    if width > size[0]:
-        wide = browser.execute_script(_WIDEST, size[0])
-        found.append(f"it is {width} pixels wide in a window of {size[0]}: {wide}")
-    errors, requests = _log(browser)
-    found += [f"console: {message}" for message in errors]
-    found += [f"asks {url}" for url in requests if not url.startswith((address, "data:", "blob:", "chrome:", "about:"))]
-    return found
-
-
-_WIDEST = """
-const wide = [...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > arguments[0] + 1);
-return wide.slice(0, 5).map(e => e.tagName + ' ' + e.className + ' ' + e.textContent.slice(0, 40).trim());
-"""
-
-
-def _log(browser) -> tuple[list[str], list[str]]:
-    """Messages of the console, and the addresses that were asked for, since the last call."""
-    messages = [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
-    requests = []
-    for entry in browser.get_log("performance"):
-        event = json.loads(entry["message"])["message"]
-        if event["method"] == "Network.requestWillBeSent":
-            requests.append(event["params"]["request"]["url"])
-    return messages, requests
-
-
-def _picture(browser, name: str) -> None:
+def _picture(window, name: str) -> None:
     if folder := os.environ.get("SCREENSHOTS"):
         Path(folder).mkdir(parents=True, exist_ok=True)
-        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+        window.driver.save_screenshot(str(Path(folder) / f"{name}.png"))
