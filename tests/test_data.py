@@ -37,6 +37,17 @@ def test_digits():
     np.testing.assert_array_equal(images[labels == 3], dataset.images[3, : dataset.counts[3]])
 
 
+def test_digits_are_those_of_scikit_learn(monkeypatch):
+    from sklearn.datasets import load_digits
+
+    quick = load("digits")
+    pixels, labels = load_digits(return_X_y=True)
+    np.testing.assert_array_equal(quick.test_labels, labels[4::5])
+    np.testing.assert_array_equal(quick.test_images.reshape(-1, 64), np.round(pixels[4::5] * (255 / 16)))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # where the file is not
+    assert load("digits").fingerprint() == quick.fingerprint()
+
+
 def test_normalize_and_moments_match_numpy(rng):
     images = rng.integers(0, 256, (2, 5, 4, 6, 3)).astype(np.uint8)
     counts = np.array([5, 3])

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,12 @@ class Metrics:
 
     def __init__(self, workdir: Path, iteration: int):
         """Drops what was written after `iteration`, by a run that was killed before its next checkpoint."""
-        from tensorboardX import SummaryWriter
-
         path = workdir / "metrics.jsonl"
         entries = [entry for entry in read(path) if entry["iteration"] <= iteration]
         self.evaluated = {entry["iteration"] for entry in entries if "accuracy_mean" in entry}
         files.write_bytes(path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
         self._file = path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=iteration + 1)
+        self._board = _summary_writer()(str(workdir / "tensorboard"), purge_step=iteration + 1)
 
     def write(self, iteration: int, **values: Any) -> None:
         """Appends one line, and the same numbers to TensorBoard."""
@@ -47,6 +46,19 @@ class Metrics:
             self._file.close()
         with contextlib.suppress(OSError):
             self._board.close()
+
+
+def _summary_writer() -> Any:
+    """The writer of tensorboardX, which imports PyTorch wherever that is installed: seconds, for nothing used here."""
+    with_torch = "torch" in sys.modules
+    if not with_torch:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # as if it were not installed
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if not with_torch:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def read(path: Path) -> list[dict[str, Any]]:
