@@ -43,11 +43,13 @@ def test_every_method_moves_its_images_alike_on_any_number_of_devices(dataset, n
     np.testing.assert_allclose(again, losses, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["iid", "datadam", "m3d", "dance"])
-def test_chunks_of_images_change_nothing(dataset, name):
+@pytest.mark.parametrize(
+    ("name", "recompute"), [("iid", False), ("datadam", True), ("m3d", False), ("dance", True), ("blend", False)]
+)
+def test_chunks_of_images_change_nothing(dataset, name, recompute):
     config = config_of(small(name))
     whole, losses = run(config, dataset)
-    parts, chunked = run(config, dataset, chunks=Chunks(1, 3, 2))
+    parts, chunked = run(config, dataset, chunks=Chunks(1, 3, 2, recompute=recompute))
     np.testing.assert_allclose(chunked, losses, rtol=1e-4)
     np.testing.assert_allclose(parts.images, whole.images, rtol=1e-4, atol=1e-5)
 

@@ -59,6 +59,22 @@ def test_on_a_tpu_activations_stay_on_the_chip(monkeypatch):
     assert memory.preferred(fixed, SIZE, False) == Chunks(4, 8, 8, 4)
 
 
+def test_a_cpu_takes_a_few_images_at_a_time_and_computes_activations_again_before_it_takes_fewer(monkeypatch):
+    monkeypatch.setattr(backend, "current", lambda: "cpu")
+    cifar = memory.size_of(CONFIG, (10, 5000, 32, 32, 3), 10)
+    assert memory.preferred(CONFIG, cifar, False) == Chunks(1, 16, 16, 1)
+    tried = []
+
+    def compile(chunks):
+        tried.append(chunks)
+        return needs(chunks._replace(synthetic=chunks.synthetic if chunks.recompute else 50))
+
+    assert memory.choose(CONFIG, cifar, compile, 120e6, False)[1] == Chunks(1, 16, 16, 1, recompute=True)
+    assert tried == [Chunks(1, 16, 16, 1), Chunks(1, 16, 16, 1, recompute=True)]
+    assert memory.choose(CONFIG, cifar, compile, 110e6, False)[1] == Chunks(1, 8, 8, 1, recompute=True)
+    assert str(tried[-1]) == "classes 1, real 8, synthetic 8, synthetic_classes 1, activations computed again"
+
+
 def test_fewer_synthetic_images_are_tried_before_more_real_ones(monkeypatch):
     """From a TPU's chunks, real images of one class and synthetic ones of ten, only the latter can become fewer."""
     monkeypatch.setattr(backend, "current", lambda: "tpu")

@@ -202,7 +202,7 @@ def test_real_activations_are_not_stored(rng):
 SLOW_CHUNKS = [pytest.param(c, marks=pytest.mark.slow) for c in [(2,), (None, 4, None), (None, None, 1), (1, 1, 1)]]
 
 
-@pytest.mark.parametrize("chunks", [(1,), (3,), (2, 3, 1), *SLOW_CHUNKS])
+@pytest.mark.parametrize("chunks", [(1,), (3,), (2, 3, 1), (1, None, 1, 1, True), *SLOW_CHUNKS])
 def test_chunks_of_classes_and_images_change_nothing(rng, chunks):
     data, state = data_of(rng), start_of(rng)
     whole, losses = make()(jax.random.key(0), state, data)

@@ -32,6 +32,7 @@ from dmjax.common import backend, files, machine, signals
 from dmjax.common.errors import UserError
 from dmjax.config import BenchmarkConfig, EvaluationConfig
 from dmjax.evaluation import protocols
+from dmjax.methods.base import Chunks
 from dmjax.settings import cli, fields
 from dmjax.settings.check import check
 
@@ -212,7 +213,7 @@ def _describe(row: dict[str, Any]) -> str:
             + (f", {row['achieved_xla_flops'] / 1e9:,.0f} by XLA's count" if row.get("xla_flops") else "")
         )
     if row["kind"] == "condense":
-        chunks = ", ".join(f"{name} {n or 'all'}" for name, n in row["chunks"].items())
+        chunks = Chunks(**row["chunks"])
         lines.append(
             f"  {row['real_images_per_second']:,.0f} real images/s, {row['peak_bytes'] / 1e9:.2f} GB per device, "
             f"{row['devices']} device(s), host busy for {row['host_ms_per_iteration']:,.2f} ms, at once: {chunks}"
@@ -235,7 +236,7 @@ def _describe(row: dict[str, Any]) -> str:
 def _plan(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
     rows = [programs.plan(case, config) for case in chosen]
     for row in rows:
-        chunks = ", ".join(f"{name} {n or 'all'}" for name, n in row["chunks"].items())
+        chunks = Chunks(**row["chunks"])
         print(
             f"{row['name']}: {row['peak_bytes'] / 1e9:.2f} GB per device, {row['real_image_bytes'] / 1e9:.2f} GB of it "
             f"real images, {row['state_bytes'] / 1e9:.2f} GB the state, {row['temporary_bytes'] / 1e9:.2f} GB "

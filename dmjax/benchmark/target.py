@@ -26,6 +26,7 @@ from dmjax.common import backend
 from dmjax.common.errors import UserError
 from dmjax.config import BenchmarkConfig, EvaluationConfig
 from dmjax.evaluation import training
+from dmjax.methods.base import Chunks
 from dmjax.run import memory
 
 _TOP = 10  # source lines that are shown
@@ -294,7 +295,7 @@ def describe(row: dict[str, Any]) -> str:
     else:
         estimated = "cycles that this jaxlib cannot read, since the compiler is newer"
     floors = [f"{row[f'floor_{name}_ms'] or math.nan:,.2f} ms {name}" for name in ("compute", "memory")]
-    chunks = ", ".join(f"{name} {n or 'all'}" for name, n in (row["chunks"] or {}).items())
+    chunks = Chunks(**row["chunks"]) if row["chunks"] else None
     lines = [
         f"{row['name']} on {row['target']}, {row['chips']} chip(s), {row['devices']} device(s), {row['precision']}: "
         f"{estimated} (not measured), compiled in {row['compile_seconds']:.0f} s",

@@ -64,12 +64,20 @@ class Chunks(NamedTuple):
       synthetic: Synthetic images of a class that are embedded together.
       synthetic_classes: Classes whose synthetic images are embedded together, by the methods that embed them after the
         real ones. Such a group of classes is done before the next one begins.
+      recompute: Whether the activations of synthetic images are computed again for the gradient, so that only those
+        that are embedded together have theirs in memory. Otherwise they are kept, which is faster.
     """
 
     classes: int | None = None
     real: int | None = None
     synthetic: int | None = None
     synthetic_classes: int | None = None
+    recompute: bool = False
+
+    def __str__(self) -> str:
+        *numbers, _ = self._asdict().items()
+        shown = ", ".join(f"{name} {n or 'all'}" for name, n in numbers)
+        return f"{shown}, activations computed again" if self.recompute else shown
 
 
 class Condensed(NamedTuple):
@@ -274,11 +282,11 @@ def real_batch(
     return data.images[place, indices].reshape(-1, *problem.image_shape), weights
 
 
-def in_chunks(function: Callable, arrays: Sequence[jax.Array], chunk: int | None) -> Any:
+def in_chunks(function: Callable, arrays: Sequence[jax.Array], chunk: int | None, recompute: bool = True) -> Any:
     """Stacks [parts, ...] what a function gives for chunks of arrays [n, ...], such as images and their weights.
 
-    Only one chunk has its activations in memory: for a gradient they are computed again. The last one is padded with
-    zeros: what pads has weight 0. Without a chunk there is one part.
+    The last chunk is padded with zeros: what pads has weight 0. Without a chunk there is one part. With `recompute`
+    only one chunk has its activations in memory, since a gradient computes them again; otherwise it takes those of all.
     """
     n = len(arrays[0])
     if chunk is None or chunk >= n:
@@ -290,7 +298,10 @@ def in_chunks(function: Callable, arrays: Sequence[jax.Array], chunk: int | None
         padded = jnp.pad(x, [(0, parts * size - n)] + [(0, 0)] * (x.ndim - 1))
         return padded.reshape(parts, size, *x.shape[1:])
 
-    return jax.lax.map(jax.checkpoint(lambda part: function(*part)), [split(x) for x in arrays])
+    def of_part(part: Sequence[jax.Array]) -> Any:
+        return function(*part)
+
+    return jax.lax.map(jax.checkpoint(of_part) if recompute else of_part, [split(x) for x in arrays])
 
 
 def map_classes(function: Callable, at_once: int | None, *args: Any) -> Any:

@@ -47,8 +47,8 @@ def observe(
       variables: Of the network.
       images: float32 [n, H, W, D].
       weights: float32 [n], 1 for an image and 0 for padding.
-      chunk: How many images have their activations in memory, in the gradient as well; all where it is None. The
-        features are the same where the network treats every image on its own, which batch norm does not.
+      chunk: How many images are embedded at once; all where it is None. The features are the same where the network
+        treats every image on its own, which batch norm does not.
       layers: Activations, counted from 0, whose attention maps are wanted.
       exponent: Of these maps.
       with_map: Whether the last feature map is wanted.
@@ -71,7 +71,7 @@ def observe(
         attention = tuple(distances.attention_map(seen.activations[layer], exponent) for layer in layers)
         return Cloud(seen.features, weights, attention, seen.last_map if with_map else None), seen.features
 
-    parts = in_chunks(of_part, (images, weights), chunk)
+    parts = in_chunks(of_part, (images, weights), chunk, problem.chunks.recompute)
     return jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:])[: len(images)], parts)
 
 
@@ -89,7 +89,7 @@ def cross_entropy(
         logits, _ = problem.network.apply(variables, images, train=True, weights=weights, mutable=["batch_stats"])
         return _losses(logits, label) * weights
 
-    return in_chunks(of_part, (images, weights), chunk).sum() / jnp.maximum(weights.sum(), 1)
+    return in_chunks(of_part, (images, weights), chunk, problem.chunks.recompute).sum() / jnp.maximum(weights.sum(), 1)
 
 
 def _losses(logits: jax.Array, label: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ from dmjax.data import Dataset
 from dmjax.methods.base import Chunks
 from dmjax.run import devices
 
-# Of so many, 16 images of 32x32, the activations stay in the cache; measured, see experiments/benchmark/NOTES.md.
+# Of so many, 16 images of 32x32, activations stay in the cache; measured, see experiments/benchmark/NOTES.md.
 _CPU_PIXELS = 2**14
 # Of so many, 256 images of 32x32, the largest activation stays in the memory of a TPU core, by its compiler's estimate.
 _ON_CHIP_PIXELS = 2**18
@@ -54,7 +54,8 @@ def choose(
 ) -> tuple[Any, Chunks]:
     """Compiles with the preferred chunks, or with the largest ones that fit where those do not.
 
-    First fewer classes at once, then fewer images of one class, by halves or faster; what is configured stays.
+    First activations are computed again instead of kept, then fewer classes are taken at once, then fewer images of one
+    class, by halves or faster; what is configured stays.
 
     Args:
       config: For `class_chunk`, `image_chunk` and `memory_gb`.
@@ -118,7 +119,7 @@ def preferred(config: Config, size: Size, whole: bool) -> Chunks:
     kind = backend.current()
     real = synthetic = None if config.image_chunk == "auto" else config.image_chunk
     if kind == "cpu" and real is None:
-        real = max(1, _CPU_PIXELS // size.pixels)
+        real = synthetic = max(1, _CPU_PIXELS // size.pixels)
     if config.class_chunk != "auto":
         classes = synthetic_classes = config.class_chunk
     elif kind == "cpu":
@@ -145,6 +146,8 @@ def _all_of(classes: int, size: Size) -> int | None:
 
 def _smaller(config: Config, chunks: Chunks, size: Size, excess: float) -> Chunks | None:
     """The next chunks to try when the program needs `excess` times what there is; None when there are none."""
+    if not chunks.recompute and (chunks.synthetic or size.synthetic) < size.synthetic:
+        return chunks._replace(recompute=True)
     classes = max(chunks.classes or size.classes, chunks.synthetic_classes or size.classes)
     if config.class_chunk == "auto" and classes > 1:
         fewer = max(1, min(classes // 2, int(classes / excess)))
@@ -153,7 +156,7 @@ def _smaller(config: Config, chunks: Chunks, size: Size, excess: float) -> Chunk
     if config.image_chunk == "auto" and max(real, synthetic) > 1:
         images = max(real, synthetic)
         fewer = max(1, min(images // 2, int(images / excess)))
-        return Chunks(classes, min(real, fewer), min(synthetic, fewer), classes)
+        return Chunks(classes, min(real, fewer), min(synthetic, fewer), classes, recompute=True)
     return None
 
 
