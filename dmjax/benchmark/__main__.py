@@ -125,7 +125,8 @@ def _time(case: Case, config: BenchmarkConfig, ceilings: dict[str, float]) -> di
     done, seconds, _ = program.run(iterations)  # the first one is not counted
     iterations = max(done, round(config.seconds / (seconds / done)))
     if case.kind == "evaluate":
-        iterations = min(iterations, cases.steps_per_network(case, _RECIPE.epochs, batch))
+        most = cases.steps_per_network(case, _RECIPE.epochs, batch) * program.notes["networks_at_once"]
+        iterations = min(iterations, most)
     ours, theirs, hosts, about, theirs_at_once = [], [], [], None, 0
     with _peer(case, config, network.depth, batch) as other:
         if other is not None:
@@ -168,7 +169,7 @@ def _time(case: Case, config: BenchmarkConfig, ceilings: dict[str, float]) -> di
         row["networks_per_minute"] = 60 / row["seconds_per_network"]
         if theirs:  # without its test, which is not timed
             row["peer_networks_per_minute"] = 6e4 / (steps * row["peer_ms_per_iteration"])
-        row["full_recipe_was_run"] = done >= steps
+        row["full_recipe_was_run"] = done >= steps * row["networks_at_once"]
     unknown = [name for name, value in row.items() if isinstance(value, float) and math.isnan(value)]
     return row | dict.fromkeys(unknown)  # JSON has no NaN
 

@@ -5,6 +5,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from dmjax.benchmark import cases
 from dmjax.benchmark.cases import Case
 from dmjax.config import BenchmarkConfig, EvaluationConfig
 from dmjax.evaluation import training
+from dmjax.evaluation.judge import networks_at_once
 from dmjax.methods.base import DEVICES, Chunks, ClassData
 from dmjax.run import devices, memory
 from dmjax.run.devices import ClassSharding
@@ -133,7 +135,10 @@ def step_flops(case: Case, config: BenchmarkConfig) -> float:
 
 
 def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) -> Program:
-    """Training of networks on a random small set, and one pass over 10,000 test images."""
+    """Training of networks on a random small set, as many at the same time as where sets are judged.
+
+    The steps of all of them count. One pass over 10,000 test images is timed beside, for one network.
+    """
     network = build_network(case, config)
     examples, n = jax.device_put(small_set(case)), case.num_classes * case.ipc
     test_images = np.random.default_rng(0).integers(0, 256, (10_000, *case.image_shape), dtype=np.uint8)
@@ -141,14 +146,17 @@ def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) ->
     settings = training.make_recipe(recipe, config.augment)
     per_epoch = -(-n // min(settings.batch_size, n))
 
-    def train(epochs: int) -> Any:
-        return training.train(network, settings, jax.random.key(epochs), examples, epochs)
+    at_once = networks_at_once()
+
+    def train(epochs: int, seed: int = 0) -> Any:
+        return jax.block_until_ready(training.train(network, settings, jax.random.key(seed), examples, epochs))
 
     def run(steps: int) -> tuple[int, float, None]:
-        epochs = -(-steps // per_epoch)
+        epochs = -(-steps // (per_epoch * at_once))
         start = time.perf_counter()
-        jax.block_until_ready(train(epochs))
-        return epochs * per_epoch, time.perf_counter() - start, None
+        with ThreadPoolExecutor(at_once) as threads:
+            list(threads.map(functools.partial(train, epochs), range(at_once)))
+        return epochs * per_epoch * at_once, time.perf_counter() - start, None
 
     shortest = -(-training.steps_per_dispatch(min(settings.batch_size, n)) // per_epoch)
     start = time.perf_counter()
@@ -163,6 +171,7 @@ def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) ->
     notes = {
         "compile_seconds": max(first - (tested - start), 0.0),
         "test_seconds": tested - trained,
+        "networks_at_once": at_once,
         "steps_per_dispatch": shortest * per_epoch,
         "depth": network.depth,
     }

@@ -170,8 +170,12 @@ def _judge(
 
     about = (settings.network, recipe, epochs, content, *(["best"] if settings.evaluation.best else []))
     about = (*about, *([pool.about()] if pool else []))
-    at_once = _AT_ONCE_ON_CPU if backend.current() == "cpu" else 1
-    return measure_each(settings, dataset, train_and_test, about, description, resume_file, at_once)
+    return measure_each(settings, dataset, train_and_test, about, description, resume_file, networks_at_once())
+
+
+def networks_at_once() -> int:
+    """How many networks are trained at the same time."""
+    return _AT_ONCE_ON_CPU if backend.current() == "cpu" else 1
 
 
 def _best(
