@@ -56,19 +56,21 @@ def test_one_of_several_processes_keeps_its_cpu_whole(run_command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("method", "norm", "expected"),
+    ("method", "ipc", "norm", "expected"),
     [
-        ("dm", "instance", 3),
-        ("blend", "instance", 3),
-        ("dm", "batch", 1),
-        ("idm", "instance", 1),
-        ("dsa", "instance", 1),
-        ("kip", "instance", 1),
+        ("dm", 10, "instance", 3),
+        ("blend", 10, "instance", 3),
+        ("dm", 10, "batch", 1),
+        ("idm", 10, "instance", 1),
+        ("dsa", 1, "instance", 3),
+        ("dsa", 10, "instance", 1),
+        ("dc", 1, "batch", 1),
+        ("kip", 10, "instance", 1),
     ],
 )
-def test_methods_that_repeat_their_work_take_one_core(monkeypatch, method, norm, expected):
+def test_methods_that_repeat_their_work_take_one_core(monkeypatch, method, ipc, norm, expected):
     monkeypatch.setattr(backend, "cores_are_devices", lambda: True)
-    config = experiment.resolve(Config(method=methods.create(method), network=NetworkConfig(norm=norm)))
+    config = experiment.resolve(Config(method=methods.create(method), ipc=ipc, network=NetworkConfig(norm=norm)))
     assert len(devices.chosen(config, 3)) == expected
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dmjax import networks
 from dmjax.config import AugmentConfig, Config, Count, NamedFields, Positive
 from dmjax.data import augment, normalize
 from dmjax.evaluation import protocols, training
@@ -87,6 +88,10 @@ class DC(LearnedImages):
         given = self.gradient
         filled = dataclasses.replace(given, outer=given.outer or outer, inner=given.inner or inner)
         return dataclasses.replace(super().resolve(config), gradient=filled)
+
+    def spreads_over_cores(self, config: Config) -> bool:
+        """Where no network is trained between outer steps, as at one image per class, and there is no batch norm."""
+        return self.gradient.outer == 1 and not networks.may_have_batch_norm(config.network)
 
     def evaluation(self, config: Config) -> Mapping[str, Any]:
         """Crop and noise for a ConvNet with batch norm, crop, scale and rotation on MNIST, else nothing and 300 epochs.

@@ -118,11 +118,11 @@ class Matching(LearnedImages):
 
     def spreads_over_cores(self, config: Config) -> bool:
         """All do, but with networks of a queue, which each would train, and batch norm, whose sums would round anew."""
-        return self.match.networks != "queue" and not _may_have_batch_norm(config)
+        return self.match.networks != "queue" and not networks.may_have_batch_norm(config.network)
 
     def separates_classes(self, config: Config) -> bool:
         """Whether no class matters to another one, as by the statistics of batch norm and by trained networks."""
-        return self.match.networks == "random" and not _may_have_batch_norm(config)
+        return self.match.networks == "random" and not networks.may_have_batch_norm(config.network)
 
     def check(self, config: Config, dataset: Dataset, remedy: str = "lower it") -> None:
         """Raises a `UserError` where images or networks do not allow what is asked for."""
@@ -377,8 +377,3 @@ def _no_history(problem: Problem) -> jax.Array:
         return problem.network.init_with_output(jax.random.key(0), images, train=True, method="embed")[0]
 
     return jnp.zeros((problem.num_classes, jax.eval_shape(features).shape[-1]))
-
-
-def _may_have_batch_norm(config: Config) -> bool:
-    """A network of someone's own counts as one that has."""
-    return config.network.norm == "batch" or ":" in config.network.name

@@ -29,6 +29,7 @@ __all__ = [
     "has_batch_norm",
     "has_last_map",
     "init",
+    "may_have_batch_norm",
     "num_activations",
     "on_top_of",
     "resolve",
@@ -74,6 +75,11 @@ def init(network: nn.Module, key: jax.Array, image_shape: Sequence[int]) -> Any:
 def has_batch_norm(network: nn.Module, image_shape: Sequence[int]) -> bool:
     """Whether a network keeps statistics of batches, so that no image can be treated on its own."""
     return "batch_stats" in jax.eval_shape(lambda: init(network, jax.random.key(0), image_shape))
+
+
+def may_have_batch_norm(config: NetworkConfig) -> bool:
+    """What is known before the network is built, in which one of someone's own counts as one that has."""
+    return config.norm == "batch" or ":" in config.name
 
 
 def embed(network: nn.Module, variables: Any, images: jax.Array, weights: jax.Array) -> jax.Array:
