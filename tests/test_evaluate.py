@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from dmjax.common.errors import UserError
 from dmjax.config import AugmentConfig, Config, DataConfig, EvaluationConfig, NetworkConfig
 from dmjax.data import load
 from dmjax.data.synthetic_set import SyntheticSet, from_pixels
-from dmjax.evaluation import judge, training
+from dmjax.evaluation import judge, measuring, training
 from dmjax.settings import experiment
 
 QUICK = {"networks": 3, "epochs": 2}
@@ -129,6 +130,24 @@ def test_an_interrupted_evaluation_goes_on_with_the_next_network(small, digits, 
     for content in (kept.read_text(), '{"digest": 3}', "[]", "{"):  # of another set, or damaged: measured again
         kept.write_text(content)
         assert evaluate.evaluate(other, digits, progress=False, resume_file=kept, **QUICK).values == expected
+
+
+def test_after_one_has_failed_no_further_networks_are_begun_and_none_is_lost():
+    """With more of them waiting than are measured at the same time."""
+    begun = []
+
+    def measure_one(i):
+        begun.append(i)
+        if i == 1:
+            raise RuntimeError("out of memory")
+        time.sleep(0.3)  # ends after the other has failed
+        return i
+
+    known = []
+    with pytest.raises(RuntimeError, match="out of memory"):
+        known.extend(measuring._as_measured(measure_one, range(9), 2))
+    assert begun == [0, 1]
+    assert known == [(0, 0)]
 
 
 def test_the_whole_set_as_a_method(tmp_path, capsys):

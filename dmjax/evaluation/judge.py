@@ -25,7 +25,6 @@ from dmjax.evaluation.measuring import Settings, digest, measure_each
 from dmjax.evaluation.pretrained import TrainedNetworks
 from dmjax.evaluation.training import Examples, Recipe, Tested
 
-_CLASSES_FOR_TOP5 = 50
 _AT_ONCE_ON_CPU = 2  # networks, each in a thread: the layers of one alone are too small to keep all cores busy
 _MOMENTS = 10  # of a training, among which the best is looked for
 

@@ -1,10 +1,12 @@
 """Measuring several networks, one or a few at a time, so that an interruption loses none that is finished."""
 
 import hashlib
+import itertools
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,11 +70,13 @@ def measure_each(
     with ExitStack() as stack:
         bar = stack.enter_context(progress_bar(None, description, settings.progress, total, initial=len(measured)))
         shown: defaultdict[int, float] = defaultdict(float)  # how much of each network the bar has counted
+        counting = threading.Lock()
 
         def measure_one(i: int) -> Tested:
             def on_progress(fraction: float) -> None:
-                shown[i] += fraction
-                bar.update(fraction)
+                with counting:
+                    shown[i] += fraction
+                    bar.update(fraction)
 
             return measure(i, on_progress)
 
@@ -86,8 +90,9 @@ def measure_each(
             start, compiled = now, compiling
             if resume_file is not None:
                 files.write_json(resume_file, {"digest": identity, "networks": [measured.get(k) for k in range(total)]})
-            bar.update(1 - shown[i])
-            bar.set_postfix(accuracy=f"{100 * np.mean([entry['accuracy'] for entry in measured.values()]):.1f}%")
+            with counting:
+                bar.update(1 - shown[i])
+                bar.set_postfix(accuracy=f"{100 * np.mean([entry['accuracy'] for entry in measured.values()]):.1f}%")
     in_order = [measured[i] for i in range(total)]
     top5 = [entry["top5"] for entry in in_order] if dataset.num_classes >= _CLASSES_FOR_TOP5 else []
     best = [entry["best"] for entry in in_order if entry["best"] is not None]
@@ -98,26 +103,28 @@ def measure_each(
 def _as_measured(
     measure: Callable[[int], Tested], networks: Iterable[int], at_once: int
 ) -> Iterator[tuple[int, Tested]]:
-    """Each network and its result as soon as it is known; `at_once` of them are measured at the same time."""
+    """Each network and its result as soon as it is known; `at_once` of them are measured at the same time.
+
+    After one has failed no further ones are begun, and those that are being measured are waited for.
+    """
     if at_once == 1:
         yield from ((i, measure(i)) for i in networks)
         return
-    threads = ThreadPoolExecutor(at_once)
-    try:
-        started = {threads.submit(measure, i): i for i in networks}
-        failed = None
-        for done in as_completed(started):
-            if done.cancelled():
-                continue
-            if done.exception() is None:
-                yield started[done], done.result()
-            elif failed is None:  # what is being measured now is waited for, and not lost
-                failed = done.exception()
-                threads.shutdown(wait=False, cancel_futures=True)
-        if failed is not None:
-            raise failed
-    finally:
-        threads.shutdown(cancel_futures=True)
+    waiting, failed = iter(networks), None
+    with ThreadPoolExecutor(at_once) as threads:
+        running = {threads.submit(measure, i): i for i in itertools.islice(waiting, at_once)}
+        while running:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                network = running.pop(future)
+                if future.exception() is not None:
+                    failed = failed or future.exception()
+                    continue
+                if failed is None:
+                    running |= {threads.submit(measure, i): i for i in itertools.islice(waiting, 1)}
+                yield network, future.result()
+    if failed is not None:
+        raise failed
 
 
 def digest(*parts: Any) -> str:
