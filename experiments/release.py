@@ -64,7 +64,8 @@ def _main(arguments: list[str]) -> None:
     config = fields.config_from_dict(synthetic.metadata["config"])
     dataset = load_dataset(config.data)
     public = DataConfig("tfds", name=given.data, image_size=config.data.image_size)
-    resolved = dataclasses.replace(config, data=public, workdir=None)
+    recipe = dataclasses.replace(config.evaluation, networks=given.networks, epochs=given.epochs)
+    resolved = dataclasses.replace(config, data=public, evaluation=recipe, workdir=None)
     about = {
         "command": shlex.join(command.from_flags(resolved) or []),
         "data": {"name": given.data, "licence": given.licence, "training_images": int(dataset.counts.sum())},

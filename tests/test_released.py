@@ -80,6 +80,14 @@ def test_all_of_them_are_small():
     assert sum(path.stat().st_size for path in released.FOLDER.iterdir()) <= 2_000_000
 
 
+def test_a_released_set_is_judged_as_its_card_says_unless_told_otherwise():
+    for name in released.names():
+        card = released.card(name)
+        recipe, accuracy = card["config"]["evaluation"], card["accuracy"]
+        assert (recipe["networks"], recipe["epochs"]) == (len(accuracy["values"]), accuracy["epochs"]), name
+        assert f"--evaluation.networks {recipe['networks']} --evaluation.epochs {recipe['epochs']}" in card["command"]
+
+
 def test_a_released_set_is_exported_by_its_name(tmp_path):
     assert export.main(["--synthetic", "mnist-ipc1", "--to", "numpy", "--out", str(tmp_path / "out.npz")]) == 0
 
