@@ -82,11 +82,10 @@ class Browser:
         """What is wrong with the page: wider than the window, pictures not shown, errors, requests to elsewhere."""
         messages = self.driver.get_log("browser")
         found = [f"console: {entry['message']}" for entry in messages if entry["level"] in ("SEVERE", "WARNING")]
-        width, room = self.run("[document.documentElement.scrollWidth, innerWidth]")
-        if width > room:
-            found.append(
-                f"the page is {width} pixels wide in a window of {room}: {self.driver.execute_script(_WIDEST)}"
-            )
+        width = self.run("document.documentElement.scrollWidth")
+        if width > self._width:  # innerWidth, that of a phone, grows with the page
+            widest = self.driver.execute_script(_WIDEST, self._width)
+            found.append(f"the page is {width} pixels wide in a window of {self._width}: {widest}")
         broken = self.run("[...document.images].filter(i => !i.naturalWidth).map(i => i.alt || i.getAttribute('src'))")
         found += [f"a picture is not shown: {name}" for name in broken]
         inside = (home, "data:", "blob:", "chrome:", "about:")

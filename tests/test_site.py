@@ -169,7 +169,8 @@ def test_a_page_that_is_wrong_is_seen_to_be(site, address, window):
     """The checks above find each kind of fault."""
     faulty = site / "faulty.html"
     faulty.write_text(
-        "<!DOCTYPE html><title>wrong</title><main><img src='nowhere.png'><div style='width: 5000px'>wide</div></main>"
+        "<!DOCTYPE html><meta name='viewport' content='width=device-width, initial-scale=1'><title>wrong</title>"
+        "<main><img src='nowhere.png'><div style='width: 500px'>wide</div></main>"
         "<script>console.error('broken'); fetch('http://127.0.0.2:9/other').catch(() => null)</script>"
     )
     try:
@@ -178,7 +179,12 @@ def test_a_page_that_is_wrong_is_seen_to_be(site, address, window):
         found = "\n".join(window.problems(address))
     finally:
         faulty.unlink()
-    for fault in ("is not shown: nowhere.png", "pixels wide", "broken", "asks for http://127.0.0.2:9/other"):
+    for fault in (
+        "is not shown: nowhere.png",
+        "pixels wide in a window of 360: ['DIV  wide",
+        "broken",
+        "asks for http://127.0.0.2:9/other",
+    ):
         assert fault in found
 
 
