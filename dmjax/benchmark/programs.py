@@ -147,18 +147,19 @@ def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) ->
     per_epoch = -(-n // min(settings.batch_size, n))
 
     at_once = networks_at_once()
+    # Whole dispatches, so that the program that is timed is the one that was compiled before.
+    shortest = -(-training.steps_per_dispatch(min(settings.batch_size, n)) // per_epoch)
 
     def train(epochs: int, seed: int = 0) -> Any:
         return jax.block_until_ready(training.train(network, settings, jax.random.key(seed), examples, epochs))
 
     def run(steps: int) -> tuple[int, float, None]:
-        epochs = -(-steps // (per_epoch * at_once))
+        epochs = shortest * -(-steps // (shortest * per_epoch * at_once))
         start = time.perf_counter()
         with ThreadPoolExecutor(at_once) as threads:
             list(threads.map(functools.partial(train, epochs), range(at_once)))
         return epochs * per_epoch * at_once, time.perf_counter() - start, None
 
-    shortest = -(-training.steps_per_dispatch(min(settings.batch_size, n)) // per_epoch)
     start = time.perf_counter()
     variables = train(shortest)
     training.accuracy(network, variables, test)
