@@ -307,7 +307,8 @@ class Config(NamedFields):
     fit in its memory."""
     image_chunk: Count | Literal["auto"] = "auto"
     """Images of a class embedded at once; auto: on a CPU as many as its cache holds, on a TPU as many as stay on the
-    chip, on a GPU as fit."""
+    chip, on a GPU as fit. Of a number that is given only so many have their activations in memory: those of synthetic
+    images are computed again for the gradient."""
     memory_gb: Positive | None = None
     """What `auto` may use on a device, in 10^9 bytes (by default what the device has)."""
     images_every: NonNegative = 1000

@@ -128,7 +128,9 @@ def preferred(config: Config, size: Size, whole: bool) -> Chunks:
         return _on_chip(config, size)
     else:
         classes = synthetic_classes = size.classes
-    return Chunks(_all_of(classes, size), real, synthetic, _all_of(synthetic_classes, size))
+    # Who says how many images has memory in mind: then only those have their activations there.
+    recompute = config.image_chunk != "auto"
+    return Chunks(_all_of(classes, size), real, synthetic, _all_of(synthetic_classes, size), recompute)
 
 
 def _on_chip(config: Config, size: Size) -> Chunks:
@@ -137,7 +139,7 @@ def _on_chip(config: Config, size: Size) -> Chunks:
     at_once = max(1, _ON_CHIP_PIXELS // size.pixels)
     real = at_once if given is None and at_once < size.real else given
     classes, synthetic_classes = (max(1, at_once // images) for images in (size.real, size.synthetic))
-    return Chunks(_all_of(classes, size), real, given, _all_of(synthetic_classes, size))
+    return Chunks(_all_of(classes, size), real, given, _all_of(synthetic_classes, size), given is not None)
 
 
 def _all_of(classes: int, size: Size) -> int | None:

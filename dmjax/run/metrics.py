@@ -57,7 +57,7 @@ def _summary_writer() -> Any:
         from tensorboardX import SummaryWriter
     finally:
         if not with_torch:
-            del sys.modules["torch"]
+            sys.modules.pop("torch", None)
     return SummaryWriter
 
 
