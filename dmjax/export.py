@@ -17,6 +17,8 @@ from dmjax.data.formats import FORMATS
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.settings import cli
 
+_FILES = (".npz", ".npy", ".png", ".pt", ".pth", ".zip")
+
 
 def export(synthetic: SyntheticSet | str | Path, out: str | Path, to: str = "png") -> str:
     """Writes a set for another library.
@@ -34,6 +36,8 @@ def export(synthetic: SyntheticSet | str | Path, out: str | Path, to: str = "png
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another --out")
+    if to != "torch" and out.suffix in _FILES:
+        raise UserError(f"the format {to} is a folder; name one that does not end in {out.suffix}")
     return FORMATS[to](synthetic if isinstance(synthetic, SyntheticSet) else released.open_set(synthetic), out)
 
 

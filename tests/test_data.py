@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -46,6 +47,13 @@ def test_digits_are_those_of_scikit_learn(monkeypatch):
     np.testing.assert_array_equal(quick.test_images.reshape(-1, 64), np.round(pixels[4::5] * (255 / 16)))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # where the file is not
     assert load("digits").fingerprint() == quick.fingerprint()
+
+
+def test_a_class_without_test_images_is_named(make_folder, capsys):
+    folder = make_folder()
+    shutil.rmtree(folder / "test" / "class1")
+    load("folder", folder)
+    assert capsys.readouterr().err.endswith("has no test images of 1 class(es): class1\n")
 
 
 def test_normalize_and_moments_match_numpy(rng):

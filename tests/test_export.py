@@ -195,6 +195,10 @@ def test_python_writes_what_the_command_writes(stored):
     assert "[24, 8, 8, 3] float32" in said
     assert (path.parent / "again" / "images.npy").read_bytes() == (path.parent / "numpy" / "images.npy").read_bytes()
     assert dmjax.export(path, path.parent / "pictures").startswith("24 images")
-    for arguments, message in (((path.parent / "again", "numpy"), "is there already"), (("x", "nump"), "did you mean")):
+    for arguments, message in (
+        ((path.parent / "again", "numpy"), "is there already"),
+        (("x", "nump"), "did you mean"),
+        (("x.npz", "numpy"), "is a folder"),
+    ):
         with pytest.raises(dmjax.UserError, match=message):
             dmjax.export(synthetic, *arguments)

@@ -20,6 +20,7 @@ from dmjax.common.errors import UserError
 from dmjax.data import synthetic_set
 from dmjax.reporting import charts, markup, pictures
 from dmjax.reporting.markup import element
+from dmjax.run import report as run_report
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 CLASSES = [HOSTILE, "\"quoted\" & 'single'", "</script><script>alert(2)</script>"]
@@ -124,6 +125,20 @@ def test_the_numbers_are_those_of_the_results(run):
     assert "runs15" in rows
     [saved] = [one["href"] for one in page.found["a"] if one.get("download") == "config.json"]
     assert json.loads(base64.b64decode(saved.partition(",")[2])) == config
+
+
+def test_a_set_that_is_no_better_than_random_images_is_said_to_be():
+    def results(condensed, random, iterations=3):
+        return {"iterations": iterations, "accuracy": {"synthetic": condensed, "random_real": random}}
+
+    [line] = run_report.advice(results({"mean": 0.3}, {"mean": 0.3}))
+    assert "--optimizer.learning-rate" in line
+    assert run_report.advice(results({"mean": 0.31}, {"mean": 0.3})) == []
+    assert (
+        run_report.advice(results({"mean": 0.2}, None))
+        == run_report.advice(results({"mean": 0.2}, {"mean": 0.3}, 0))
+        == []
+    )
 
 
 def test_pictures_and_curves_are_in_the_page(run):

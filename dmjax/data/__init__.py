@@ -1,6 +1,7 @@
 """Data sources: each one reads something that users have and returns a `Dataset`."""
 
 import importlib
+import sys
 
 from dmjax.common.errors import UserError
 from dmjax.config import DataConfig
@@ -48,4 +49,8 @@ def load(config: DataConfig, progress: bool = True) -> Dataset:
     dataset = (
         source.load(config) if config.source in ("digits", "npz", "torchvision") else source.load(config, progress)
     )
+    never = sorted({*range(dataset.num_classes)} - {*dataset.test_labels.tolist()})
+    if never:
+        named = ", ".join(dataset.class_names[label] for label in never[:3])
+        print(f"note: {dataset.name} has no test images of {len(never)} class(es): {named}", file=sys.stderr)
     return dataset.whitened(config.zca_regularization) if config.zca else dataset

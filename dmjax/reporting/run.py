@@ -176,7 +176,8 @@ def accuracy(run: Run, results: dict[str, Any] | None, per_set: str = "") -> Mar
     if published is not None:
         rows.append(Bar("published", "in the paper, with its settings", published / 100, None, "published"))
     spread = "Mean and standard deviation over networks that were trained from scratch and tested on the test images."
-    return sections.section("Accuracy", sections.bars(rows), sections.note(spread))
+    advice = [element("p", line) for line in report.advice(results)]
+    return sections.section("Accuracy", sections.bars(rows), *advice, sections.note(spread))
 
 
 def progress(named: Sequence[tuple[str, Run]], first: Run) -> Markup | None:

@@ -96,6 +96,18 @@ def per_class(results: dict[str, Any], name: str) -> int | str:
     return "all" if name == "whole_dataset" else results["ipc"]
 
 
+def advice(results: dict[str, Any]) -> list[str]:
+    """A line for a set that is no better than random images; none for other results."""
+    condensed, random = (results["accuracy"].get(name) for name in ("synthetic", "random_real"))
+    if not results["iterations"] or condensed is None or random is None or condensed["mean"] > random["mean"]:
+        return []
+    return [
+        "the condensed images are no better than random ones: try a lower --optimizer.learning-rate where they look "
+        "like noise, more --iterations where they have hardly changed; --evaluation.whole-dataset true shows what all "
+        "images reach"
+    ]
+
+
 def _table(results: dict[str, Any], own_evaluation: str | None) -> str:
     """The accuracies for the screen."""
     seconds, iterations, ipc = results["seconds"], results["iterations"], results["ipc"]
@@ -114,4 +126,4 @@ def _table(results: dict[str, Any], own_evaluation: str | None) -> str:
         accuracy = Accuracy.pooled([results["accuracy"][name]])
         how_often = f"  ({len(accuracy.values)} networks)" if len(accuracy.values) > 1 or name != "own" else ""
         lines.append(f"{label:<{width}} {per_class(results, name):>9}   {accuracy}{how_often}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *advice(results)])
