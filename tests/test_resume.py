@@ -95,7 +95,9 @@ def test_killed_during_a_checkpoint(run_command, undisturbed, tmp_path):
     finish(run_command, tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_signals_save_and_leave(run_command, undisturbed, tmp_path, signum, status):
     process = run_command.start("dmjax.condense", *run_with("--checkpoint.every", 1000), "--workdir", tmp_path)
     wait_for(lambda: lines_of(tmp_path) >= 3, process)

@@ -124,7 +124,14 @@ def estimates(tmp_path, *arguments):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu, the compiler of TPUs, is not installed")
-@pytest.mark.parametrize("chunks", [(), ("--class-chunk", "10"), ("--class-chunk", "3", "--image-chunk", "64")])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        (),
+        pytest.param(("--class-chunk", "10"), marks=pytest.mark.slow),
+        pytest.param(("--class-chunk", "3", "--image-chunk", "64"), marks=pytest.mark.slow),
+    ],
+)
 def test_on_a_tpu_an_iteration_touches_only_the_batch(tmp_path, chunks):
     """No instruction reads or writes as much as the data set is, however classes are computed."""
     flags = ("--network.width", "16", "--batch-real", "128", *chunks)
