@@ -45,8 +45,11 @@ class Coreset(Method):
         raise TypeError(f"{type(self).__name__} has no choose_by(problem, dataset, network)")
 
     def pretraining(self, config: Config) -> Mapping[str, Any]:
-        """Batches of 256, as where DM's authors train the networks that they choose images by."""
-        return {**super().pretraining(config), "batch_size": 256}
+        """Batches of 256, as where DM's authors train the networks that they choose images by.
+
+        And 5 epochs, by which herding and k-center reach what is published (`experiments/coreset_networks.py`).
+        """
+        return {**super().pretraining(config), "batch_size": 256, "epochs": 5}
 
     def uses_trained_networks(self) -> bool:
         """Whether a network that was trained on the whole set is looked at."""
@@ -134,6 +137,10 @@ class Forgetting(Coreset):
         "cifar100": (4.5, 15.1, 30.5),
         "tiny_imagenet": (1.6, 5.1, 15.0),
     }
+
+    def pretraining(self, config: Config) -> Mapping[str, Any]:
+        """20 epochs, over which it is counted how often a network unlearns an image."""
+        return {**super().pretraining(config), "epochs": 20}
 
     def check(self, config: Config, dataset: Dataset, remedy: str = "lower it") -> None:
         """Raises a `UserError` where the network was trained on fewer images of a class than are to be chosen."""
