@@ -6,6 +6,7 @@ Most of the time goes into compiling small programs. So they are compiled fast r
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,12 @@ def pytest_configure(config):
     """With -n, a file stays with one worker as long as the other has work: what its tests share is made once."""
     if config.getoption("dist", "no") == "load":
         config.option.dist = "worksteal"
+
+
+def contents(folder):
+    """Of all files, without the seconds that differ from run to run."""
+    found = {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {path: re.sub(rb'"seconds": [0-9.e-]+', b"", content) for path, content in found.items()}
 
 
 @pytest.fixture(autouse=True)
