@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dmjax.common import backend
 from dmjax.config import AUGMENTATIONS, AugmentConfig
 from dmjax.data import augment
 
@@ -125,6 +126,18 @@ def test_training_draws_one_group_per_batch_and_parameters_per_image(rng):
         draws = augment.sample_each(jax.random.key(i), ALL, (8, 8, 1), 64)
         recolored = np.asarray(draws.recolor)
         assert recolored.min() == recolored.max()  # one group for all
+
+
+@pytest.mark.parametrize("group", ["crop", "flip", "scale", "rotate"])
+def test_images_with_draws_of_their_own_are_what_each_is_alone(rng, group):
+    """By gathering, and by the product with the weights of rows and columns that a TPU takes."""
+    x = images_of(rng, (6, 9, 3), n=5)
+    draws = augment.sample_each(jax.random.key(1), AugmentConfig(group), x.shape[1:], len(x))
+    alone = [augment.apply(jax.tree.map(lambda leaf, i=i: leaf[i], draws), x[i : i + 1])[0] for i in range(len(x))]
+    np.testing.assert_allclose(augment.apply_each(draws, x), np.stack(alone), rtol=1e-5, atol=1e-5)
+    with backend.described("tpu"):
+        by_products = jax.jit(augment.apply_each)(draws, x)
+    np.testing.assert_allclose(by_products, np.stack(alone), rtol=1e-5, atol=1e-5)
 
 
 def test_groups_and_parameters_are_uniform():

@@ -17,6 +17,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from dmjax.common import backend
 from dmjax.config import ALL_AUGMENTATIONS, AugmentConfig
 
 BRIGHTNESS, SATURATION, CONTRAST, NOISE = 1.0, 2.0, 0.5, 0.001
@@ -130,28 +131,13 @@ def _integer(u: jax.Array, n: jax.Array) -> jax.Array:
 
 
 def apply(augmentation: Augmentation | None, images: jax.Array) -> jax.Array:
-    """Applies one draw to all images [n, H, W, D], differentiably; outside of an image is zero.
-
-    Inside, images are the last axis, [H, W, D, n]: what is done to a pixel is done to a row of numbers, which is how
-    processors of all kinds want it, and a row of D = 3 channels is not.
-    """
+    """Applies one draw to all images [n, H, W, D], differentiably; outside of an image is zero."""
     chex.assert_rank(images, 4)
     if augmentation is None:
         return images
-    images = images.transpose(1, 2, 3, 0)
-    # Branches that are taken or not where one draw serves all images; where each has its own, both are computed.
-    moved = (augmentation.linear != jnp.eye(2)).any() | (augmentation.shift != 0).any()
-    images = jax.lax.cond(moved, lambda x: _resample(x, augmentation.linear, augmentation.shift), lambda x: x, images)
-    recolored = augmentation.recolor > 0
-    images = jax.lax.cond(recolored, lambda x: _recolor(x, augmentation.factors), lambda x: x, images)
-    rows = jnp.arange(images.shape[0], dtype=jnp.float32)[:, None]
-    columns = jnp.arange(images.shape[1], dtype=jnp.float32)[None, :]
-    top, bottom, left, right = augmentation.box
-    cut = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-    images = jnp.where(cut[:, :, None, None], 0.0, images).transpose(3, 0, 1, 2)
+    images = _apply(augmentation, images)
     if augmentation.noise is not None:
-        drawn, seed = augmentation.noise
-        images = images + NOISE * drawn.astype(jnp.float32) * jax.random.normal(jax.random.key(seed), images.shape)
+        images = images + _noise(augmentation.noise, images.shape)
     return images
 
 
@@ -159,7 +145,45 @@ def apply_each(augmentations: Augmentation | None, images: jax.Array) -> jax.Arr
     """Applies the i-th draw to the i-th of the images [n, H, W, D]."""
     if augmentations is None:
         return images
-    return jax.vmap(lambda a, image: apply(a, image[None])[0])(augmentations, images)
+
+    def last(leaf):
+        return jnp.moveaxis(leaf, 0, -1).reshape(*leaf.shape[1:], 1, 1, 1, len(leaf))
+
+    moved = _apply(jax.tree.map(last, augmentations._replace(noise=None)), images)
+    if augmentations.noise is not None:
+        moved = moved + jax.vmap(lambda noise: _noise(noise, images.shape[1:]))(augmentations.noise)
+    return moved
+
+
+def _apply(augmentation: Augmentation, images: jax.Array) -> jax.Array:
+    """What is done to images [n, H, W, D] but for noise, by one draw or by n of them, with leaves [..., 1, 1, 1, n].
+
+    Inside, images are the last axis, [H, W, D, n]: what is done to a pixel is done to a row of numbers, which is how
+    processors of all kinds want it, and a row of D = 3 channels is not.
+    """
+    images = images.transpose(1, 2, 3, 0)
+    each = augmentation.linear.ndim > 2
+
+    def where(condition, change, images):
+        if each:
+            return jnp.where(condition, change(images), images)
+        return jax.lax.cond(condition, change, lambda x: x, images)  # where one draw serves all, one branch is computed
+
+    resample = _resample_each if each else _resample
+    neutral = jnp.eye(2).reshape(2, 2, *[1] * (augmentation.linear.ndim - 2))
+    moved = (augmentation.linear != neutral).any((0, 1)) | (augmentation.shift != 0).any(0)
+    images = where(moved, lambda x: resample(x, augmentation.linear, augmentation.shift), images)
+    images = where(augmentation.recolor > 0, lambda x: _recolor(x, augmentation.factors), images)
+    rows = jnp.arange(images.shape[0], dtype=jnp.float32)[:, None, None, None]
+    columns = jnp.arange(images.shape[1], dtype=jnp.float32)[None, :, None, None]
+    top, bottom, left, right = augmentation.box
+    cut = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    return jnp.where(cut, 0.0, images).transpose(3, 0, 1, 2)
+
+
+def _noise(noise: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    drawn, seed = noise
+    return NOISE * drawn.astype(jnp.float32) * jax.random.normal(jax.random.key(seed), shape)
 
 
 def _recolor(images: jax.Array, factors: jax.Array) -> jax.Array:
@@ -209,12 +233,7 @@ def _resample(
     Places outside of the first and last pixel of `within` (y, x), where it is given, are looked up at its border.
     """
     height, width, channels, n = images.shape
-    centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
-    rows = jnp.arange(height, dtype=jnp.float32)[:, None] - centre_y
-    columns = jnp.arange(width, dtype=jnp.float32)[None, :] - centre_x
-    # Sums of products, not a matrix product: those are computed in lower precision on accelerators.
-    y = (linear[0, 0] * rows + linear[0, 1] * columns + (shift[0] + centre_y)).ravel()
-    x = (linear[1, 0] * rows + linear[1, 1] * columns + (shift[1] + centre_x)).ravel()
+    y, x = (place.ravel() for place in _places((height, width), linear, shift))
     if within is not None:
         y, x = (jnp.clip(place, *ends) for place, *ends in zip((y, x), *within, strict=True))
     pixels = images.reshape(height * width, channels * n)  # a row is one pixel of all images
@@ -226,3 +245,36 @@ def _resample(
             index = jnp.clip(corner_y, 0, height - 1) * width + jnp.clip(corner_x, 0, width - 1)
             out = out + jnp.where(inside, weight, 0.0)[:, None] * pixels[index.astype(jnp.int32)]
     return out.reshape(images.shape)
+
+
+def _places(size: tuple[int, ...], linear: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where an affine grid looks up each pixel of an image (H, W): y and x [H, W, 1, 1], [H, W, 1, n] for n grids."""
+    centre_y, centre_x = ((side - 1) / 2 for side in size)
+    rows = jnp.arange(size[0], dtype=jnp.float32).reshape(-1, 1, 1, 1) - centre_y
+    columns = jnp.arange(size[1], dtype=jnp.float32).reshape(1, -1, 1, 1) - centre_x
+    # Sums of products, not a matrix product: those are computed in lower precision on accelerators.
+    y = linear[0, 0] * rows + linear[0, 1] * columns + (shift[0] + centre_y)
+    x = linear[1, 0] * rows + linear[1, 1] * columns + (shift[1] + centre_x)
+    return y, x
+
+
+def _resample_each(images: jax.Array, linear: jax.Array, shift: jax.Array) -> jax.Array:
+    """Looks up each of the images [H, W, D, n] as `_resample` does, by n grids [2, 2, 1, 1, 1, n] and [2, 1, 1, 1, n].
+
+    On a TPU, where rows of D numbers are slow to gather, as a product with the weights of all rows and columns, of
+    which at most two of each are not 0. Its operands have 16 bits there; pixels come with 8.
+    """
+    if backend.current() != "tpu":
+
+        def one(image, linear, shift):
+            return _resample(image[..., None], linear.reshape(2, 2), shift.reshape(2))[..., 0]
+
+        return jax.vmap(one, in_axes=-1, out_axes=-1)(images, linear, shift)
+    size = images.shape[:2]
+    rows, columns = (_hat(place, side) for place, side in zip(_places(size, linear, shift), size, strict=True))
+    return jnp.einsum("yxin,yxjn,ijdn->yxdn", rows, columns, images, precision=jax.lax.Precision.HIGH)
+
+
+def _hat(places: jax.Array, size: int) -> jax.Array:
+    """The weights [H, W, size, n] of whole places 0 .. size-1 in a linear lookup at places [H, W, 1, n]."""
+    return jnp.maximum(1 - jnp.abs(places - jnp.arange(size, dtype=jnp.float32).reshape(1, 1, -1, 1)), 0)
