@@ -21,6 +21,7 @@ from dmjax.methods.cloud import Cloud
 from dmjax.methods.match_config import MatchConfig
 from dmjax.methods.matching import Matching
 from dmjax.methods.optimizer import OptimizerConfig
+from dmjax.run.devices import ClassSharding
 from dmjax.settings import fields
 
 
@@ -41,6 +42,25 @@ def test_every_method_moves_its_images_alike_on_any_number_of_devices(dataset, n
     for ours, theirs in zip(jax.tree.leaves(two), jax.tree.leaves(one), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(again, losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_rows_that_a_tpu_wants_longer_change_nothing(dataset, monkeypatch, devices):
+    """Images of 8x8x1, as rows of 64 numbers and of 128."""
+    config = config_of(small("dm"))
+    one, losses = run(config, dataset, devices=devices)
+    real = placed_rows(dataset, devices)
+    monkeypatch.setattr("dmjax.run.devices._lanes", lambda device: 128)
+    longer, again = run(config, dataset, devices=devices)
+    assert (real.shape[-1], placed_rows(dataset, devices).shape[-1]) == (dataset.images[0, 0].size, 128)
+    assert np.array_equal(placed_rows(dataset, devices)[..., : real.shape[-1]], real)
+    assert np.array_equal(longer.images, one.images)
+    assert np.array_equal(again, losses)
+
+
+def placed_rows(dataset, devices):
+    sharding = ClassSharding(dataset.num_classes, jax.local_devices()[:devices])
+    return np.asarray(sharding.put_data(dataset.images, dataset.counts).images)
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ class Setup:
         """Shapes in place of a key, a state and data of one run, and the constants: enough to compile."""
         state, data = self.shapes()
         keys = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))[None])
-        return keys, [self.sharding.state_shapes(state, self.axes)], self.sharding.share_shapes(data), self.constants()
+        return keys, [self.sharding.state_shapes(state, self.axes)], self.sharding.data_shapes(data), self.constants()
 
     def shapes(self) -> tuple[RunState, ClassData]:
         """Shapes of the state and of the real images."""

@@ -14,6 +14,7 @@ devices nor interruptions change it; what differs between classes is to be deriv
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -39,7 +40,7 @@ class ClassData(NamedTuple):
     of few channels in a layout from which rows cannot be taken, and would change that of all images before every draw.
 
     Attributes:
-      images: uint8 [C, N, H * W * D].
+      images: uint8 [C, N, H * W * D] or a little more, where devices want longer rows: what fills them is not used.
       count: int32 [C], how many of the N are images; 0 for a class that only pads the class axis.
       index: int32 [C], number of the class in the whole data set.
     """
@@ -279,7 +280,8 @@ def real_batch(
     """
     size = data.images.shape[1]
     indices, weights = sampling.without_replacement(key, data.count[place], size, min(batch, size))
-    return data.images[place, indices].reshape(-1, *problem.image_shape), weights
+    rows = data.images[place, indices][:, : math.prod(problem.image_shape)]
+    return rows.reshape(-1, *problem.image_shape), weights
 
 
 def in_chunks(function: Callable, arrays: Sequence[jax.Array], chunk: int | None, recompute: bool = True) -> Any:

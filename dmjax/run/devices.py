@@ -58,17 +58,22 @@ class ClassSharding:
         """Host arrays [C, ...] -> arrays [devices, C/devices, ...], every device holding its own share only."""
         return jax.tree.map(self._split_leaf, tree)
 
-    def _split_leaf(self, array: np.ndarray) -> jax.Array:
+    def _split_leaf(self, array: np.ndarray, row: int | None = None) -> jax.Array:
+        """Also fills the last axis with zeros up to the length `row`, where one is given."""
+        shape = (self.num_devices, self.per_device, *np.shape(array)[1:])
+        wider = 0 if row is None else row - shape[-1]
+
         def share(position):
             first = (position[0].start or 0) * self.per_device
             taken = array[first : first + self.per_device]
             missing = self.per_device - len(taken)
-            if missing or not isinstance(array, np.memmap):  # a memory map goes to the device without a copy on the way
-                taken = np.pad(taken, [(0, missing)] + [(0, 0)] * (taken.ndim - 1))
+            # A memory map goes to the device without a copy on the way.
+            if missing or wider or not isinstance(array, np.memmap):
+                inner = [(0, 0)] * (taken.ndim - 2) + [(0, wider)] * (taken.ndim > 1)
+                taken = np.pad(taken, [(0, missing), *inner])
             return np.asarray(taken)[None]
 
-        shape = (self.num_devices, self.per_device, *np.shape(array)[1:])
-        return jax.make_array_from_callback(shape, self._split, share)
+        return jax.make_array_from_callback((*shape[:-1], shape[-1] + wider), self._split, share)
 
     def same(self, tree: Any) -> Any:
         """The same value on every device."""
@@ -101,7 +106,19 @@ class ClassSharding:
 
     def put_data(self, images: np.ndarray, counts: np.ndarray) -> ClassData:
         """Places the real images uint8 [C, N, H, W, D] of every class, as rows, on the device that owns the class."""
-        return self.split(ClassData.of(images, counts))
+        data = ClassData.of(images, counts)
+        rows = self._split_leaf(data.images, self._row(data.images.shape[-1]))
+        return ClassData(rows, *self.split((data.count, data.index)))
+
+    def data_shapes(self, data: ClassData) -> ClassData:
+        """The shapes of `ClassData.of` -> those that `put_data` makes of it."""
+        images = jax.ShapeDtypeStruct((*data.images.shape[:-1], self._row(data.images.shape[-1])), data.images.dtype)
+        return self.share_shapes(data._replace(images=images))
+
+    def _row(self, pixels: int) -> int:
+        """The length of a row that holds so many numbers."""
+        lanes = _lanes(self.devices[0])
+        return -(-pixels // lanes) * lanes
 
     def compile(
         self, program: Callable, keys: jax.Array, states: Sequence[Any], axes: Any, data: ClassData, constants: Any
@@ -136,6 +153,11 @@ class ClassSharding:
     def losses(self, losses: jax.Array) -> np.ndarray:
         """The losses [R, length] of a compiled program on the host: sums over classes, divided by C."""
         return np.asarray(_one(losses), np.float64) / self.num_classes
+
+
+def _lanes(device: Any) -> int:
+    """Rows of a multiple of so many numbers stay on a device as they come; others a TPU copies before it gathers."""
+    return 128 if device.platform == "tpu" else 1
 
 
 def _spread(devices: Sequence[Any], num_classes: int) -> list[Any]:
