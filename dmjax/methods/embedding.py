@@ -14,9 +14,7 @@ from dmjax import networks
 from dmjax.evaluation import pretrained
 from dmjax.evaluation.pool_folder import State
 from dmjax.methods.base import Problem
-
-TRAINED = ("pool", "trained", "interpolated")
-"""The choices that take networks which were trained on the whole set."""
+from dmjax.methods.match_config import TRAINED
 
 _LATER = 0.1  # of a training: how much later the expert of a state may be (TGDD: 6 of 60 epochs)
 
@@ -42,7 +40,7 @@ def bank(problem: Problem, source: str, expert: str, accuracy: tuple[float, floa
 
     Args:
       problem: What the method works on. Without a data set, random networks take the place of trained ones.
-      source: One of `TRAINED`; anything else needs no trained networks.
+      source: One of `dmjax.methods.match_config.TRAINED`; anything else needs no trained networks.
       expert: "later" for experts a little further in the training of the same network, else its last state.
       accuracy: Bounds of the validation accuracy of the states that are drawn; None for all.
 

@@ -3,7 +3,11 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from dmjax.common.errors import UserError
 from dmjax.config import Count, Fraction, NamedFields, NonNegative, Positive, Range, Strategy
+
+TRAINED = ("pool", "trained", "interpolated")
+"""The values of `MatchConfig.networks` that take networks which were trained on the whole set."""
 
 Weight = Annotated[float, Range(0)]
 
@@ -56,3 +60,19 @@ class MatchConfig(NamedFields):
     """Augmentation of real and synthetic images alike (by default --augment.strategy)."""
     composite: bool | None = None
     """As --augment.composite, for matching (by default the same)."""
+
+    def check(self) -> None:
+        """Raises a `UserError` for choices that contradict each other."""
+        if self.accuracy is not None and self.networks != "pool":
+            raise UserError("match.accuracy chooses among trained networks; give --match.networks pool")
+        if self.accuracy is not None and not self.accuracy[0] < self.accuracy[1]:
+            low, high = self.accuracy
+            raise UserError(f"match.accuracy needs a lower and a higher fraction, not {low:g} {high:g}")
+        if self.fresh and self.networks not in TRAINED:
+            raise UserError(f"match.fresh replaces trained networks; give --match.networks {' or '.join(TRAINED)}")
+        if self.calibration and self.networks == "random":
+            raise UserError("match.calibration needs trained networks; give --match.networks pool, for instance")
+        if self.expert == "later" and self.calibration and self.networks != "pool":
+            raise UserError("match.expert later chooses among the states of a pool; give --match.networks pool")
+        if self.layers is not None and len(set(self.layers)) < len(self.layers):
+            raise UserError("match.layers names an activation twice")

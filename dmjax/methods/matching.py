@@ -23,7 +23,7 @@ from dmjax.methods.base import CLASSES, DEVICES, ClassData, Condensed, Problem, 
 from dmjax.methods.cloud import Cloud, cross_entropy, observe
 from dmjax.methods.embedding import Bank, Drawn
 from dmjax.methods.images import LearnedImages
-from dmjax.methods.match_config import MatchConfig
+from dmjax.methods.match_config import TRAINED, MatchConfig
 from dmjax.methods.network_queue import Queue, QueueConfig
 
 _HISTORY = 0.99  # of the running mean of a class's own embedding
@@ -88,33 +88,19 @@ class Matching(LearnedImages):
 
     def resolve(self, config: Config) -> Self:
         """Fills in what is left open, and checks what contradicts itself."""
-        match, queue = self.match, self.queue
-        if match.accuracy is not None and match.networks != "pool":
-            raise UserError("match.accuracy chooses among trained networks; give --match.networks pool")
-        if match.fresh and match.networks not in embedding.TRAINED:
-            raise UserError(
-                f"match.fresh replaces trained networks; give --match.networks {' or '.join(embedding.TRAINED)}"
-            )
-        if match.accuracy is not None and not match.accuracy[0] < match.accuracy[1]:
-            low, high = match.accuracy
-            raise UserError(f"match.accuracy needs a lower and a higher fraction, not {low:g} {high:g}")
-        if match.calibration and match.networks == "random":
-            raise UserError("match.calibration needs trained networks; give --match.networks pool, for instance")
-        if match.expert == "later" and match.calibration and match.networks != "pool":
-            raise UserError("match.expert later chooses among the states of a pool; give --match.networks pool")
+        self.match.check()
         if self.pixels and config.data.zca:
             raise UserError("whitened images have no bounds; give --pixels false, or leave out --data.zca")
-        if match.layers is not None and len(set(match.layers)) < len(match.layers):
-            raise UserError("match.layers names an activation twice")
+        queue = self.queue
         if queue.start > queue.size:
             raise UserError(f"queue.start {queue.start} is more than fit in a queue of --queue.size {queue.size}")
-        if queue.every is None:
+        if self.match.networks == "queue" and queue.every is None:
             queue = dataclasses.replace(queue, every=5 if config.ipc == 1 else 30)
         return dataclasses.replace(super().resolve(config), queue=queue)
 
     def uses_trained_networks(self) -> bool:
         """Whether networks are those that were trained on the whole set."""
-        return self.match.networks in embedding.TRAINED
+        return self.match.networks in TRAINED
 
     def spreads_over_cores(self, config: Config) -> bool:
         """All do, but with networks of a queue, which each would train, and batch norm, whose sums would round anew."""
