@@ -14,13 +14,13 @@ from pathlib import Path
 from dmjax import methods
 from dmjax.common import compilation, files
 from dmjax.common.errors import UserError
-from dmjax.config import Count, DataConfig
+from dmjax.config import Count
 from dmjax.data import load as load_dataset
 from dmjax.data import released
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluate import evaluate
 from dmjax.reporting import command
-from dmjax.settings import cli, fields
+from dmjax.settings import cli, experiment, fields
 from dmjax.settings.check import check
 
 
@@ -33,7 +33,7 @@ class ReleaseConfig:
     name: str | None = None
     """The name of the set."""
     data: str | None = None
-    """The name of the data, as TFDS has it."""
+    """The experiment whose data these are, such as mnist: a card says how to make the set from them."""
     licence: str | None = None
     """Under which terms the data are."""
     note: str = ""
@@ -63,12 +63,12 @@ def _main(arguments: list[str]) -> None:
     synthetic = SyntheticSet.load(given.run / "synthetic.npz")
     config = fields.config_from_dict(synthetic.metadata["config"])
     dataset = load_dataset(config.data)
-    public = DataConfig("tfds", name=given.data, image_size=config.data.image_size)
+    public = dataclasses.replace(experiment.load_config(given.data).data, image_size=config.data.image_size)
     recipe = dataclasses.replace(config.evaluation, networks=given.networks, epochs=given.epochs)
     resolved = dataclasses.replace(config, data=public, evaluation=recipe, workdir=None)
     about = {
         "command": shlex.join(command.from_flags(resolved) or []),
-        "data": {"name": given.data, "licence": given.licence, "training_images": int(dataset.counts.sum())},
+        "data": {"name": public.name, "licence": given.licence, "training_images": int(dataset.counts.sum())},
         "method": methods.identifier(config.method),
         "iterations": results["iterations"],
         "ipc": results["ipc"],
