@@ -98,7 +98,8 @@ class _RunGroup:
     def run_to_end(self) -> list[Result | NonFiniteLoss]:
         """Runs all iterations; the results are in the order of the records."""
         config, count = self._config, len(self._records)
-        done, total = self._records[0].done, config.method.iterations
+        done = first = self._records[0].done
+        total = config.method.iterations
         description = "condensing" if count == 1 else f"condensing {count} runs"
         try:
             with progress_bar(None, description, config.progress, total, initial=done) as bar:
@@ -108,6 +109,8 @@ class _RunGroup:
                     start = time.perf_counter()
                     program = self._programs.get(length, len(self._states))
                     compile_seconds = time.perf_counter() - start
+                    if done == first:
+                        bar.unpause()  # the time that is left does not follow from that of compiling
                     processes.check_signals()
                     loss = self._advance(program, compile_seconds)
                     done += length
