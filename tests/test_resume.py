@@ -12,7 +12,7 @@ import pytest
 
 RUN = (
     *("--config", "experiments/tiny.py", "--network.width", 4, "--network.depth", 1, "--batch-real", 8),
-    *("--iterations", 60, "--chunk", 2, "--images-every", 0, "--checkpoint.every", 4, "--optimizer.learning-rate", 5),
+    *("--iterations", 60, "--chunk", 2, "--images-every", 0, "--checkpoint.every", 10, "--optimizer.learning-rate", 5),
     *("--evaluation.networks", 1, "--evaluation.epochs", 2),
     *("--evaluation.random-real", "false", "--evaluation.whole-dataset", "false"),
 )
