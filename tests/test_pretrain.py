@@ -41,8 +41,8 @@ def test_the_command(run_command, tmp_path):
 def test_condensing_with_a_pool_from_the_command_line(run_command, tmp_path):
     """The folder of another data set, bounds that nothing meets, and a run that works."""
     small = (
-        *("--config", "experiments/tiny.py", "--network.width", 4, "--network.depth", 1, "--iterations", 25),
-        *("--evaluation.networks", 1, "--evaluation.epochs", 1, "--evaluation.random-real", "false"),
+        *("--config", "experiments/tiny.py", "--network.width", 4, "--network.depth", 1, "--iterations", 2),
+        *("--evaluation.networks", 1, "--evaluation.epochs", 1, "--evaluation.random-real", "false", "--batch-real", 8),
         *("--evaluation.whole-dataset", "false", "--pretrained.networks", 1, "--pretrained.epochs", 2),
         *("--pretrained.path", tmp_path / "pool", "--match.networks", "pool"),
     )

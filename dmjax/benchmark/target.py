@@ -11,7 +11,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,24 +37,29 @@ class Chip(NamedTuple):
     """What is published of a chip.
 
     Attributes:
-      flops: Operations per second in bfloat16.
+      flops: Operations per second, by precision.
       bandwidth: Bytes per second of its memory.
       memory: Bytes.
       clock: Cycles per second; of TPUs the peak over the operations that the matrix units do in a cycle.
     """
 
-    flops: float
+    flops: Mapping[str, float]
     bandwidth: float
     memory: float
     clock: float
 
 
+def _in_passes(bfloat16: float) -> dict[str, float]:
+    """Of a TPU, which forms products of more digits out of 3 or 6 of bfloat16."""
+    return {"bfloat16": bfloat16, "tf32": bfloat16 / 3, "float32": bfloat16 / 6}
+
+
 CHIPS = {
-    "v4": Chip(275e12, 1228e9, 32e9, 1.05e9),
-    "v5e": Chip(197e12, 819e9, 16e9, 1.5e9),
-    "v5p": Chip(459e12, 2765e9, 95e9, 1.75e9),
-    "v6e": Chip(918e12, 1640e9, 32e9, 1.75e9),
-    "h100": Chip(989e12, 3350e9, 80e9, 1.98e9),
+    "v4": Chip(_in_passes(275e12), 1228e9, 32e9, 1.05e9),
+    "v5e": Chip(_in_passes(197e12), 819e9, 16e9, 1.5e9),
+    "v5p": Chip(_in_passes(459e12), 2765e9, 95e9, 1.75e9),
+    "v6e": Chip(_in_passes(918e12), 1640e9, 32e9, 1.75e9),
+    "h100": Chip({"bfloat16": 989e12, "tf32": 494e12, "float32": 67e12}, 3350e9, 80e9, 1.98e9),
 }
 
 
@@ -175,7 +180,7 @@ def estimate(case: Case, config: BenchmarkConfig, target: Target, recipe: Evalua
         "bytes": program.traffic() or None,
         "estimated_cycles": estimated,
         "estimated_ms": 1e3 * estimated / chip.clock if estimated else None,
-        "floor_compute_ms": _known(1e3 * share * per_chip * work[0] / chip.flops),
+        "floor_compute_ms": _known(1e3 * share * per_chip * work[0] / chip.flops[config.network.precision]),
         "floor_memory_ms": _known(1e3 * share * per_chip * work[1] / chip.bandwidth),
         "argument_bytes": arguments,
         "temporary_bytes": temporary,
