@@ -27,7 +27,7 @@ for precision in ${PRECISIONS:-bfloat16 tf32 float32}; do
   # shellcheck disable=SC2086
   python3 -m dmjax.benchmark "${flags[@]}" ${more[@]+"${more[@]}"} --network.precision "$precision" ${PEER:+--peer "$PEER"} --json "$out/$precision.json" ${OPTIONS:---seconds 1 --blocks 3}
 done
-# Classes one after another against all at once, which `auto` takes on a GPU until it is measured.
+# Classes one after another against all at once, which `auto` takes on a GPU, by what its compiler makes of both.
 if [ -z "${CASES:-}" ]; then
   for chunk in 1 5; do
     python3 -m dmjax.benchmark --case cifar10-ipc10 --case cifar10-ipc50 --class-chunk "$chunk" --json "$out/class_chunk_$chunk.json" --seconds 1 --blocks 3
