@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dmjax.common import backend
-from dmjax.config import AUGMENTATIONS, AugmentConfig
+from dmjax.config import ALL_AUGMENTATIONS, AUGMENTATIONS, AugmentConfig
 from dmjax.data import augment
 
 ALL = AugmentConfig()
@@ -128,16 +128,20 @@ def test_training_draws_one_group_per_batch_and_parameters_per_image(rng):
         assert recolored.min() == recolored.max()  # one group for all
 
 
-@pytest.mark.parametrize("group", ["crop", "flip", "scale", "rotate"])
-def test_images_with_draws_of_their_own_are_what_each_is_alone(rng, group):
-    """By gathering, and by the product with the weights of rows and columns that a TPU takes."""
-    x = images_of(rng, (6, 9, 3), n=5)
-    draws = augment.sample_each(jax.random.key(1), AugmentConfig(group), x.shape[1:], len(x))
+@pytest.mark.parametrize(
+    "config", [*(AugmentConfig(group) for group in ALL_AUGMENTATIONS), AugmentConfig(composite=True)], ids=str
+)
+def test_images_with_draws_of_their_own_are_what_each_is_alone(rng, config):
+    """By gathering, and by the product with the weights of rows and columns that a TPU takes; gradients alike."""
+    x, g = images_of(rng, (6, 9, 3), n=5), images_of(rng, (6, 9, 3), n=5)
+    draws = augment.sample_each(jax.random.key(1), config, x.shape[1:], len(x))
     alone = [augment.apply(jax.tree.map(lambda leaf, i=i: leaf[i], draws), x[i : i + 1])[0] for i in range(len(x))]
     np.testing.assert_allclose(augment.apply_each(draws, x), np.stack(alone), rtol=1e-5, atol=1e-5)
+    gathered = jax.vjp(lambda v: augment.apply_each(draws, v), x)[1](g)[0]
     with backend.described("tpu"):
-        by_products = jax.jit(augment.apply_each)(draws, x)
-    np.testing.assert_allclose(by_products, np.stack(alone), rtol=1e-5, atol=1e-5)
+        by_products, pull_back = jax.vjp(lambda v: augment.apply_each(draws, v), x)
+        np.testing.assert_allclose(by_products, np.stack(alone), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(pull_back(g)[0], gathered, rtol=1e-4, atol=1e-5)
 
 
 def test_groups_and_parameters_are_uniform():

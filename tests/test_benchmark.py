@@ -108,8 +108,10 @@ def test_the_peer_computes_the_same_loss(torch, torch_peer, rng, group, shape):
     np.testing.assert_allclose(float(ours), theirs.item(), rtol=1e-4)
 
 
-def test_a_report_holds_what_is_promised(run_command, tmp_path, torch, monkeypatch):
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # half a minute for a peer that is fast
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_report_holds_what_is_promised(run_command, tmp_path, torch, monkeypatch, compiled):
+    if not compiled:
+        monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # its compiler takes half a minute
     path = tmp_path / "report.json"
     options = ["--network.width", "4", "--batch-real", "8", "--blocks", "2", "--seconds", "0.05"]
     done = run_command(
@@ -126,6 +128,7 @@ def test_a_report_holds_what_is_promised(run_command, tmp_path, torch, monkeypat
         assert row["ratio"] > 0
         assert row["floor_ms"] > 0
         assert row["compile_seconds"] > 0
+        assert isinstance(row["peer"]["compiled"], bool)  # where that is faster
     assert condense["peak_bytes"] > 10 * 146 * 64  # the real images at least
     assert evaluate["networks_per_minute"] > 0
     assert "floor" in done.stdout

@@ -23,7 +23,8 @@ SMALL = (
     *("--evaluation.networks", "2", "--evaluation.epochs", "2", "--evaluation.whole-epochs", "1"),
     *("--pretrained.networks", "1", "--pretrained.epochs", "1", "--pretrained.states", "1", "--progress", "false"),
 )
-EVERY_KIND = ("random", "herding", "dm", "idm", "dc", "dd", "ld", "kip", "whole")
+EVERY_KIND = ("random", "herding", "dm", "idm", "blend", "dc", "dd", "ld", "kip", "whole")
+ALL = (*(name for name, cls in methods.built_in().items() if cls.makes_set), "whole")
 
 
 def run(*arguments):
@@ -87,11 +88,12 @@ def test_published_figures_are_marked_where_the_settings_are_others():
     assert table.endswith("\\* not the papers' settings: epochs 2\n\n\\* dm 10: lr 1")
 
 
-def test_methods_of_every_kind_in_one_table_and_a_second_start(tmp_path, capsys):
-    flags = ("--workdir", tmp_path / "all", "--methods", *EVERY_KIND, "--ipc", 2, "--runs", 1)
+@pytest.mark.parametrize("chosen", [EVERY_KIND, pytest.param(ALL, marks=pytest.mark.slow)], ids=["kinds", "all"])
+def test_methods_in_one_table_and_a_second_start(tmp_path, capsys, chosen):
+    flags = ("--workdir", tmp_path / "all", "--methods", *chosen, "--ipc", 2, "--runs", 1)
     assert run(*flags, "--json", tmp_path / "rows.json") == 0
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert [row["method"] for row in rows] == [*EVERY_KIND, "random"]  # for the sets of a factor
+    assert [row["method"] for row in rows] == [*chosen, "random"]  # for the sets of a factor
     assert [row["factor"] for row in rows if row["method"] == "random"] == [1, 2]
     for row in rows:
         assert {"method", "ipc", "mean", "std", "runs", "seconds"} <= set(row)
@@ -114,7 +116,7 @@ def test_methods_of_every_kind_in_one_table_and_a_second_start(tmp_path, capsys)
     assert "pretrained.epochs 1" in settings["herding"]
     whole = ["evaluation.networks 2", "evaluation.batch_size 64", "evaluation.whole_epochs 1", "runs 1"]
     assert settings["whole"][-4:] == whole
-    sets = {m: (tmp_path / f"all/runs/{m}/ipc_2/run_0/synthetic.npz").exists() for m in EVERY_KIND[:-1]}
+    sets = {m: (tmp_path / f"all/runs/{m}/ipc_2/run_0/synthetic.npz").exists() for m in chosen[:-1]}
     assert all(sets.values())
     path = tmp_path / "all" / "cells" / "dm" / "ipc_2" / "run_0" / "accuracy.json"
     other_set = {**json.loads(path.read_text()), "mean": 0.99, "values": [0.99, 0.99], "digest": "another"}

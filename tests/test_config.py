@@ -91,6 +91,9 @@ def test_differences_name_fields_and_leave_out_what_is_not_part_of_the_run():
     new = dataclasses.replace(old, ipc=1, workdir=Path("x"), progress=False, data=DataConfig(cache=Path("y")))
     new = dataclasses.replace(new, method=dataclasses.replace(new.method, iterations=3))
     assert fields.differences(fields.to_dict(old), new) == ["iterations: 20000 -> 3", "ipc: 10 -> 1"]
+    stored = fields.to_dict(new)
+    stored["method"]["queue"]["every"] = 5  # as it was recorded once, also where there is no queue
+    assert fields.differences(stored, new) == []
 
 
 @pytest.mark.parametrize(("labels", "matters"), [("stored", False), ("teacher", True), ("teacher-views", True)])

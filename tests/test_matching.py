@@ -289,18 +289,8 @@ def test_any_combination_from_the_command_line(run_command, tmp_path):
         *("dmjax.condense", "--config", "experiments/tiny.py", "--workdir", tmp_path, "--method", "match"),
         *("--match.distance", "ncf", "--match.networks", "interpolated", "--match.calibration", 1, "--factor", 2),
         *("--network.width", 4, "--network.depth", 1, "--iterations", 2, "--pretrained.networks", 1),
-        *(
-            "--batch-real",
-            8,
-            "--match.frequencies",
-            16,
-            "--pretrained.epochs",
-            1,
-            "--pretrained.path",
-            tmp_path / "pool",
-            "--evaluation.networks",
-            1,
-        ),
+        *("--batch-real", 8, "--match.frequencies", 16),
+        *("--pretrained.epochs", 1, "--pretrained.path", tmp_path / "pool", "--evaluation.networks", 1),
         *("--evaluation.epochs", 1, "--evaluation.whole-dataset", "false"),
     )
     assert done.returncode == 0, done.stderr

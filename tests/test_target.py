@@ -15,6 +15,7 @@ from dmjax import networks
 from dmjax.benchmark import cases, hlo, target
 from dmjax.common import backend
 from dmjax.config import NetworkConfig
+from dmjax.networks.layers import PRECISIONS
 
 LOOP = """HloModule jit_f
 
@@ -152,6 +153,7 @@ def test_sixteen_chips_talk_of_nothing_but_the_loss(tmp_path):
     [row] = estimates(tmp_path, "--case", "cifar100-ipc1", "--target", "v5e:4x4", "--network.width", "8")
     assert (row["chips"], row["collectives"]) == (16, {"all-reduce": 1})
     assert row["argument_bytes"] < 1.1 * 100 * 500 * 3072 / 16 + 1e6
+    assert row["largest_read"] < 100 * 500 * 3072 / 16 / 4
 
 
 def test_unknown_chips_are_one_line(run_command):
@@ -164,4 +166,5 @@ def test_unknown_chips_are_one_line(run_command):
 
 def test_every_chip_has_a_floor():
     for chip in target.CHIPS.values():
+        assert set(chip.flops) == set(PRECISIONS)
         assert chip.flops["bfloat16"] > chip.flops["tf32"] > chip.flops["float32"] > chip.bandwidth > chip.clock

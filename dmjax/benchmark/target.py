@@ -37,7 +37,7 @@ class Chip(NamedTuple):
     """What is published of a chip.
 
     Attributes:
-      flops: Operations per second, by precision.
+      flops: Operations per second, by precision; those of a TPU beyond bfloat16 follow from its passes.
       bandwidth: Bytes per second of its memory.
       memory: Bytes.
       clock: Cycles per second; of TPUs the peak over the operations that the matrix units do in a cycle.
@@ -50,7 +50,7 @@ class Chip(NamedTuple):
 
 
 def _in_passes(bfloat16: float) -> dict[str, float]:
-    """Of a TPU, which forms products of more digits out of 3 or 6 of bfloat16."""
+    """The operations per second of a TPU, which makes a product of more digits from 3 or 6 products of bfloat16."""
     return {"bfloat16": bfloat16, "tf32": bfloat16 / 3, "float32": bfloat16 / 6}
 
 
@@ -117,6 +117,7 @@ def _tpu(name: str) -> Sequence[Any]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nobody holds a chip, so two may compile
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except Exception as error:  # the compiler's own, of several kinds

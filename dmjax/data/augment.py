@@ -11,6 +11,7 @@ the authors' code recolours before it crops, scales or rotates, so that what com
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -26,6 +27,7 @@ DRAWS = 3  # uniform numbers that a group needs at most
 ALWAYS = {"flip": 3, "color": 4, "cutout": 7}
 """The groups that a composite augmentation applies always, and the first of the uniform numbers that each has."""
 COMPOSITE_DRAWS = 9
+_PRODUCT_SIDE = 32  # up to which a TPU moves images by products, whose memory grows with the third power
 
 
 class Augmentation(NamedTuple):
@@ -135,45 +137,53 @@ def apply(augmentation: Augmentation | None, images: jax.Array) -> jax.Array:
     chex.assert_rank(images, 4)
     if augmentation is None:
         return images
-    images = _apply(augmentation, images)
+    moved = (augmentation.linear != jnp.eye(2)).any() | (augmentation.shift != 0).any()
+
+    def resample(x: jax.Array) -> jax.Array:
+        return jax.lax.cond(moved, lambda x: _resample(x, augmentation.linear, augmentation.shift), lambda x: x, x)
+
+    def recolor(x: jax.Array) -> jax.Array:
+        return jax.lax.cond(augmentation.recolor > 0, lambda x: _recolor(x, augmentation.factors), lambda x: x, x)
+
+    images = _apply(augmentation, images, resample, recolor)
     if augmentation.noise is not None:
         images = images + _noise(augmentation.noise, images.shape)
     return images
 
 
-def apply_each(augmentations: Augmentation | None, images: jax.Array) -> jax.Array:
-    """Applies the i-th draw to the i-th of the images [n, H, W, D]."""
+def apply_each(
+    augmentations: Augmentation | None, images: jax.Array, precision: jax.lax.Precision = jax.lax.Precision.HIGHEST
+) -> jax.Array:
+    """Applies the i-th draw to the i-th of the images [n, H, W, D].
+
+    Small images that a TPU moves are a product of matrices, which is formed in `precision`.
+    """
     if augmentations is None:
         return images
+    chex.assert_rank(images, 4)
+    chex.assert_equal(len(augmentations.recolor), len(images))
+    if backend.current() != "tpu" or max(images.shape[1:3]) > _PRODUCT_SIDE:
+        return jax.vmap(lambda a, image: apply(a, image[None])[0])(augmentations, images)
 
-    def last(leaf):
+    def last(leaf: jax.Array) -> jax.Array:
         return jnp.moveaxis(leaf, 0, -1).reshape(*leaf.shape[1:], 1, 1, 1, len(leaf))
 
-    moved = _apply(jax.tree.map(last, augmentations._replace(noise=None)), images)
+    of_each = jax.tree.map(last, augmentations._replace(noise=None))
+    recolor = lambda x: jnp.where(of_each.recolor > 0, _recolor(x, of_each.factors), x)  # noqa: E731
+    resample = lambda x: _resample_by_products(x, of_each.linear, of_each.shift, precision)  # noqa: E731
+    images = _apply(of_each, images, resample, recolor)
     if augmentations.noise is not None:
-        moved = moved + jax.vmap(lambda noise: _noise(noise, images.shape[1:]))(augmentations.noise)
-    return moved
+        images = images + jax.vmap(lambda noise: _noise(noise, images.shape[1:]))(augmentations.noise)
+    return images
 
 
-def _apply(augmentation: Augmentation, images: jax.Array) -> jax.Array:
-    """What is done to images [n, H, W, D] but for noise, by one draw or by n of them, with leaves [..., 1, 1, 1, n].
+def _apply(augmentation: Augmentation, images: jax.Array, resample: Callable, recolor: Callable) -> jax.Array:
+    """Moves, recolours and cuts images [n, H, W, D] by one draw, or by n draws with leaves [..., 1, 1, 1, n].
 
     Inside, images are the last axis, [H, W, D, n]: what is done to a pixel is done to a row of numbers, which is how
     processors of all kinds want it, and a row of D = 3 channels is not.
     """
-    images = images.transpose(1, 2, 3, 0)
-    each = augmentation.linear.ndim > 2
-
-    def where(condition, change, images):
-        if each:
-            return jnp.where(condition, change(images), images)
-        return jax.lax.cond(condition, change, lambda x: x, images)  # where one draw serves all, one branch is computed
-
-    resample = _resample_each if each else _resample
-    neutral = jnp.eye(2).reshape(2, 2, *[1] * (augmentation.linear.ndim - 2))
-    moved = (augmentation.linear != neutral).any((0, 1)) | (augmentation.shift != 0).any(0)
-    images = where(moved, lambda x: resample(x, augmentation.linear, augmentation.shift), images)
-    images = where(augmentation.recolor > 0, lambda x: _recolor(x, augmentation.factors), images)
+    images = recolor(resample(images.transpose(1, 2, 3, 0)))
     rows = jnp.arange(images.shape[0], dtype=jnp.float32)[:, None, None, None]
     columns = jnp.arange(images.shape[1], dtype=jnp.float32)[None, :, None, None]
     top, bottom, left, right = augmentation.box
@@ -182,6 +192,7 @@ def _apply(augmentation: Augmentation, images: jax.Array) -> jax.Array:
 
 
 def _noise(noise: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Normal noise of a shape from (whether it was drawn, its seed)."""
     drawn, seed = noise
     return NOISE * drawn.astype(jnp.float32) * jax.random.normal(jax.random.key(seed), shape)
 
@@ -258,21 +269,17 @@ def _places(size: tuple[int, ...], linear: jax.Array, shift: jax.Array) -> tuple
     return y, x
 
 
-def _resample_each(images: jax.Array, linear: jax.Array, shift: jax.Array) -> jax.Array:
-    """Looks up each of the images [H, W, D, n] as `_resample` does, by n grids [2, 2, 1, 1, 1, n] and [2, 1, 1, 1, n].
+def _resample_by_products(
+    images: jax.Array, linear: jax.Array, shift: jax.Array, precision: jax.lax.Precision
+) -> jax.Array:
+    """The lookup of `_resample` in images [H, W, D, n], by grids of their own: [2, 2, 1, 1, 1, n] and [2, 1, 1, 1, n].
 
-    On a TPU, where rows of D numbers are slow to gather, as a product with the weights of all rows and columns, of
-    which at most two of each are not 0. Its operands have 16 bits there; pixels come with 8.
+    It is a product with the weights of all rows and columns, of which at most two each are not 0. A TPU, where rows of
+    D numbers are slow to gather, is faster at it; work and memory grow with the third power of the side.
     """
-    if backend.current() != "tpu":
-
-        def one(image, linear, shift):
-            return _resample(image[..., None], linear.reshape(2, 2), shift.reshape(2))[..., 0]
-
-        return jax.vmap(one, in_axes=-1, out_axes=-1)(images, linear, shift)
     size = images.shape[:2]
     rows, columns = (_hat(place, side) for place, side in zip(_places(size, linear, shift), size, strict=True))
-    return jnp.einsum("yxin,yxjn,ijdn->yxdn", rows, columns, images, precision=jax.lax.Precision.HIGH)
+    return jnp.einsum("yxin,yxjn,ijdn->yxdn", rows, columns, images, precision=precision)
 
 
 def _hat(places: jax.Array, size: int) -> jax.Array:

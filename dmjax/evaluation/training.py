@@ -216,7 +216,8 @@ def step(
     if recipe.resized_crop:
         images = augment.crop_and_resize(_step_key(key, 3, state.step), images, recipe.resized_crop)
     draws = augment.sample_each(jax.random.fold_in(augment_key, state.step), recipe.augment, images.shape[1:], batch)
-    images = augment.apply_each(draws, images)
+    exact = getattr(network, "precision", "float32") == "float32"
+    images = augment.apply_each(draws, images, jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH)
     labels = examples.labels[chosen]
     if recipe.cutmix or recipe.mixup:
         labels = _soft(labels, jax.eval_shape(network.apply, state.variables, images).shape[-1])

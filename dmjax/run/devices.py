@@ -59,7 +59,7 @@ class ClassSharding:
         return jax.tree.map(self._split_leaf, tree)
 
     def _split_leaf(self, array: np.ndarray, row: int | None = None) -> jax.Array:
-        """Also fills the last axis with zeros up to the length `row`, where one is given."""
+        """Host array [C, ...] -> array [devices, C/devices, ...]; with `row`, zeros make the last axis so long."""
         shape = (self.num_devices, self.per_device, *np.shape(array)[1:])
         wider = 0 if row is None else row - shape[-1]
 
@@ -67,7 +67,7 @@ class ClassSharding:
             first = (position[0].start or 0) * self.per_device
             taken = array[first : first + self.per_device]
             missing = self.per_device - len(taken)
-            # A memory map goes to the device without a copy on the way.
+            # A memory map goes to the device without a copy on the way, unless something has to be filled.
             if missing or wider or not isinstance(array, np.memmap):
                 inner = [(0, 0)] * (taken.ndim - 2) + [(0, wider)] * (taken.ndim > 1)
                 taken = np.pad(taken, [(0, missing), *inner])
@@ -105,7 +105,10 @@ class ClassSharding:
         return _by_axis(self.share_shapes, lambda tree: tree, axes, state)
 
     def put_data(self, images: np.ndarray, counts: np.ndarray) -> ClassData:
-        """Places the real images uint8 [C, N, H, W, D] of every class, as rows, on the device that owns the class."""
+        """Places the real images uint8 [C, N, H, W, D] of every class on the device that owns the class.
+
+        An image is a row, which is filled with zeros where the device wants longer ones.
+        """
         data = ClassData.of(images, counts)
         rows = self._split_leaf(data.images, self._row(data.images.shape[-1]))
         return ClassData(rows, *self.split((data.count, data.index)))
@@ -116,7 +119,7 @@ class ClassSharding:
         return self.share_shapes(data._replace(images=images))
 
     def _row(self, pixels: int) -> int:
-        """The length of a row that holds so many numbers."""
+        """The length of the row of an image: its numbers, rounded up to whole lanes."""
         lanes = _lanes(self.devices[0])
         return -(-pixels // lanes) * lanes
 
@@ -156,7 +159,7 @@ class ClassSharding:
 
 
 def _lanes(device: Any) -> int:
-    """Rows of a multiple of so many numbers stay on a device as they come; others a TPU copies before it gathers."""
+    """Rows are a multiple of so many numbers: a TPU would otherwise copy the data set before it gathers from it."""
     return 128 if device.platform == "tpu" else 1
 
 

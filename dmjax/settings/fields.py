@@ -138,7 +138,9 @@ def differences(stored: Mapping[str, Any], config: Config) -> list[str]:
     before, after = flatten_dict(stored), flatten_dict(to_dict(config))
     uses_pool = isinstance(config.method, Method) and config.method.uses_trained_networks()
     pool_matters = uses_pool or config.evaluation.is_taught
-    ignored = (*_NOT_PART_OF_THE_RUN, *([] if pool_matters else [n for n in after if n.startswith("pretrained.")]))
+    unused = [] if pool_matters else ["pretrained."]
+    unused += [] if after.get("match.networks") == "queue" else ["queue."]
+    ignored = (*_NOT_PART_OF_THE_RUN, *(n for n in after if n.startswith(tuple(unused))))
     return [
         f"{name}: {before.get(name)} -> {after.get(name)}"
         for name in dict.fromkeys((*before, *after))
