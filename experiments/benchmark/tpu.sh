@@ -22,7 +22,7 @@ for precision in ${PRECISIONS:-bfloat16 float32}; do
   # shellcheck disable=SC2086
   python3 -m dmjax.benchmark "${flags[@]}" --network.precision "$precision" ${PEER:+--peer "$PEER"} --json "$out/$precision.json" ${OPTIONS:---seconds 1 --blocks 3}
 done
-# Classes one after another against all at once: the choice that `auto` makes by the compiler's estimate.
+# Classes one after another against all at once; `auto` takes what was the least by the compiler's estimate for a v5e.
 if [ -z "${CASES:-}" ]; then
   for chunk in 1 5 10; do
     python3 -m dmjax.benchmark --case cifar10-ipc10 --case cifar10-ipc50 --class-chunk "$chunk" --json "$out/class_chunk_$chunk.json" --seconds 1 --blocks 3
