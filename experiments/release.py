@@ -66,8 +66,11 @@ def _main(arguments: list[str]) -> None:
     public = dataclasses.replace(experiment.load_config(given.data).data, image_size=config.data.image_size)
     recipe = dataclasses.replace(config.evaluation, networks=given.networks, epochs=given.epochs)
     resolved = dataclasses.replace(config, data=public, evaluation=recipe, workdir=None)
+    words = command.from_flags(resolved) or []
+    if words and public.source == "folder" and config.data.path is not None:
+        words = [*words, "--data.path", config.data.path.name]
     about = {
-        "command": shlex.join(command.from_flags(resolved) or []),
+        "command": shlex.join(words),
         "data": {"name": public.name, "licence": given.licence, "training_images": int(dataset.counts.sum())},
         "method": methods.identifier(config.method),
         "iterations": results["iterations"],

@@ -4,8 +4,7 @@
 
 Expected: 3.9 / 12.9 / 24.1 % at 1 / 10 / 50 images per class (paper). The path is the unpacked original folder, or a
 tar of it. The full 20,000 iterations are meant for an accelerator, where they are not measured yet: an iteration is
-about eighty of CIFAR-10. How many classes are computed at once, and whether all
-fit its memory, `auto` decides; --class-chunk 10 says it.
+about eighty of CIFAR-10. `auto` decides how many classes are computed at once; --class-chunk 10 says it.
 """
 
 from dmjax import Config, DataConfig, NetworkConfig

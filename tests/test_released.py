@@ -77,6 +77,9 @@ def test_a_released_set_has_what_its_card_says(name):
     assert card["made_with"]["commit"]
     words = shlex.split(card["command"])
     assert words[:3] == ["python", "-m", "dmjax.condense"]
+    if card["config"]["data"]["source"] == "folder":
+        assert words[-2] == "--data.path"
+        words = words[:-2]
     made_again = experiment.resolve(*experiment.parse(Config, words[3:], "", ""))
     assert fields.to_dict(dataclasses.replace(made_again, workdir=None)) == card["config"]
     assert np.isfinite(synthetic.images).all()
