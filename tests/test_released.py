@@ -40,7 +40,7 @@ def test_what_is_written_is_read_to_eight_bits(tmp_path, shape):
 
 def test_a_large_set_is_a_small_picture(tmp_path):
     released.write(a_set((64, 64, 3), 10, 10), "large", {"config": {}}, tmp_path)
-    picture = tmp_path / "large.jpg"
+    picture = tmp_path / "large.webp"
     assert picture.stat().st_size <= 300_000
     with Image.open(picture) as opened:
         assert opened.size == (640, 640)

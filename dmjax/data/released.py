@@ -1,7 +1,7 @@
 """Sets that come with the package: small pictures with a card each, in `dmjax/released/`.
 
 A picture is a grid without gaps, a row for every class. Its pixels are the images, brought to 8 bits between the
-lowest and the highest value of the set; large sets are JPEGs. What that costs is in the card, whose accuracy is that of
+lowest and the highest value of the set; large sets are WebP, with losses. What that costs is in the card, whose accuracy is that of
 the set as it is here.
 """
 
@@ -18,7 +18,7 @@ from dmjax.common.errors import UserError, near_misses
 from dmjax.data.synthetic_set import SyntheticSet
 
 _LARGEST = 300_000  # bytes of a picture
-_QUALITIES = (98, 95, 92, 90, 85, 80, 75, 70, 65, 60)  # of JPEGs, the best that is small enough
+_QUALITIES = (98, 95, 92, 90, 85, 80, 75, 70, 65, 60, 55, 50)  # of WebP, the best that is small enough
 
 
 FOLDER = Path(str(resources.files("dmjax"))) / "released"
@@ -111,12 +111,12 @@ def write(synthetic: SyntheticSet, name: str, about: dict[str, Any], folder: Pat
 
 
 def _encoded(picture: Image.Image) -> tuple[bytes, str]:
-    """A PNG, or where that is too large the best JPEG that is not."""
+    """A PNG, or where that is too large the best WebP that is not."""
     options: list[tuple[str, dict[str, Any]]] = [("png", {"optimize": True})]
-    options += [("jpeg", {"quality": quality, "subsampling": 0}) for quality in _QUALITIES]
+    options += [("webp", {"quality": quality, "method": 6}) for quality in _QUALITIES]
     for kind, settings in options:
         buffer = io.BytesIO()
         picture.save(buffer, kind, **settings)
         if buffer.tell() <= _LARGEST:
-            return buffer.getvalue(), {"png": ".png", "jpeg": ".jpg"}[kind]
+            return buffer.getvalue(), f".{kind}"
     raise UserError(f"the picture is larger than {_LARGEST // 1000} kB at any quality")
