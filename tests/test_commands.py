@@ -124,6 +124,14 @@ def test_a_file_that_is_shown_runs(command, lenient, tmp_path, monkeypatch, caps
     assert capsys.readouterr().out.strip()
 
 
+def test_the_python_of_the_readme_runs(lenient, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    [text] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "readme.py").write_text(re.sub(r"(iterations|networks|epochs)=\d+", r"\1=1", text))
+    runpy.run_path(str(tmp_path / "readme.py"), run_name="__main__")
+    assert "+-" in capsys.readouterr().out
+
+
 def _run(command: str, folder) -> None:
     name = of_module(command)
     assert name is not None
