@@ -49,9 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str]) -> None:
     config = cli.parse(ExportConfig(), arguments, "python -m dmjax.export", f"{__doc__}")
     if config.synthetic is None:
-        raise UserError("name a set: --synthetic runs/tiny/synthetic.npz, for instance")
-    out = config.out or config.synthetic.parent / ("synthetic.pt" if config.to == "torch" else config.to)
-    print(export(config.synthetic, out, config.to))
+        raise UserError(
+            "name a set: --synthetic runs/tiny/synthetic.npz, or one that comes with it, such as mnist-ipc1"
+        )
+    synthetic = released.open_set(config.synthetic)
+    beside = f"{config.synthetic}-" if "released" in synthetic.metadata else ""
+    name = beside + ("synthetic.pt" if config.to == "torch" else config.to)
+    print(export(synthetic, config.out or config.synthetic.parent / name, config.to))
 
 
 cli.make_callable(__name__)

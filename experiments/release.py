@@ -1,6 +1,6 @@
 """Put a set into the package: its picture, and a card with the accuracy that it has as it is there.
 
-    python -m experiments.release --run runs/mnist --name mnist-ipc1 --data mnist --licence "CC BY-SA 3.0"
+    python -m experiments.release --run runs/mnist --name mnist-ipc50 --data mnist --licence "CC BY-SA 3.0"
 
 The data of the run are read again, to evaluate the set.
 """

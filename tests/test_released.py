@@ -64,7 +64,9 @@ def test_a_name_that_is_not_there_is_one_line(capsys):
         dmjax.load_released("mnist-ipc3")
     assert evaluate.main(["--synthetic", "mnist-ipc3"]) == 2
     assert export.main(["--synthetic", "mnist-ipc3"]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all("no released set 'mnist-ipc3'; did you mean 'mnist-ipc1'" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", released.names())

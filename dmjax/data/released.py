@@ -1,8 +1,8 @@
 """Sets that come with the package: small pictures with a card each, in `dmjax/released/`.
 
 A picture is a grid without gaps, a row for every class. Its pixels are the images, brought to 8 bits between the
-lowest and the highest value of the set; large sets are WebP, with losses. What that costs is in the card, whose accuracy is that of
-the set as it is here.
+lowest and the highest value of the set; large sets are WebP, with losses. What that costs is in the card, whose
+accuracy is that of the set as it is here.
 """
 
 import io
@@ -36,7 +36,7 @@ def card(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     The data and their licence, the command, the commit and the seconds that made it, and its accuracy on five networks.
     """
     if name not in names(folder):
-        raise UserError(f"there is no released set {name!r}; {near_misses(name, names(folder))}")
+        raise UserError(f"there is no file and no released set {name!r}; {near_misses(name, names(folder))}")
     return files.read_json(folder / f"{name}.json", "install dmjax again")
 
 
@@ -72,7 +72,8 @@ def load_released(name: str, folder: Path = FOLDER) -> SyntheticSet:
 
 def open_set(given: str | Path) -> SyntheticSet:
     """The set in a file, or the released one of this name where there is no such file."""
-    if not Path(given).exists() and str(given) in names():
+    path = Path(given)
+    if not path.exists() and not path.suffix and path.name == str(given):  # as a name is, and no path
         return load_released(str(given))
     return SyntheticSet.load(given)
 

@@ -217,14 +217,18 @@ def _complete_booleans(default: Any, arguments: Sequence[str]) -> list[str]:
 
 
 def _one_line(box: str) -> str:
-    """Takes the message out of the box that tyro draws around it."""
-    lines = [re.sub(r"[│╭╮╰╯|+]|-{5,}", "", line).strip() for line in box.splitlines()]
+    """Takes the message out of the box that tyro draws around it, in ASCII where a terminal knows no more."""
+    inside = [line for line in box.splitlines() if not line.startswith(("╭", "+-"))]  # without its title
+    lines = [re.sub(r"[│╭╮╰╯|+]|-{5,}", "", line).strip() for line in inside]
     sections: list[list[str]] = [[]]
     for line in lines:
         if line and not line.strip("─ "):
             sections.append([])
         elif line and not re.search(r"─{3,}|^─", line):
             sections[-1].append(line)
+    for section in sections:
+        if section and section[0].startswith("Perhaps you meant"):  # flags without what their help says
+            section[:] = [f"did you mean {' or '.join(line.split()[0] for line in section if line.startswith('--'))}?"]
     text = "; ".join(" ".join(section) for section in sections if section)
     text = re.sub(r"(; )?(Argument helptext:.*|For full helptext, (run|see) .*)$", "", text)
     return text[:1].lower() + text[1:] + " (--help lists all flags)"

@@ -53,8 +53,11 @@ def load_config(path: str | Path) -> Config:
 
 def names() -> list[str]:
     """The names of the experiments that come with the package."""
-    found = {file.stem for folder in _FOLDERS for file in folder.glob("*.py") if "def get_config" in file.read_text()}
-    return sorted(found)
+    return sorted({file.stem for folder in _FOLDERS for file in folder.glob("*.py") if _is_one(file)})
+
+
+def _is_one(file: Path) -> bool:
+    return "def get_config" in file.read_text(errors="replace")
 
 
 def _from_file(path: Path) -> Config:
@@ -88,10 +91,9 @@ def _from_json(path: Path) -> Config:
 def _similar(path: Path) -> str:
     """What may have been meant by the path of an experiment file that is not there."""
     folders = [folder for folder in (Path("experiments"), path.parent) if folder.is_dir()]
-    there = {file.stem: str(file) for folder in folders for file in sorted(folder.glob("*.py"))}
+    local = (file for folder in folders for file in sorted(folder.glob("*.py")))
+    there = {name: name for name in names()} | {file.stem: str(file) for file in local if _is_one(file)}
     close = near_misses(path.stem, list(there))
-    if not there:
-        return "name one by its path, or one of the package by its name, such as tiny"
     if not close.startswith("did you mean"):
         return f"there are {', '.join(sorted(there.values())[:20])}"
     return "did you mean " + " or ".join(repr(there[stem]) for stem in re.findall(r"'(.*?)'", close)) + "?"
