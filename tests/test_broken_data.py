@@ -121,6 +121,9 @@ def test_tfds_errors(shared, tmp_path):
         load("tfds", folder, name="cifar10")
     with pytest.raises(UserError, match=r"no TFDS data_dir .*tfds build mnist"):
         load("tfds", tmp_path / "nowhere", name="mnist")
+    (tmp_path / "mnist.npz").touch()
+    with pytest.raises(UserError, match=r"is a file; give --data\.source npz"):
+        load("tfds", tmp_path / "mnist.npz", name="mnist")
     with pytest.raises(UserError, match=r"needs --data\.name"):
         load("tfds", folder)
 

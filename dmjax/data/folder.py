@@ -59,7 +59,9 @@ def load(config: DataConfig, progress: bool = True) -> Dataset:
         if not root.exists():
             raise UserError(f"no such file or folder: {str(root)!r}")
         if not root.is_dir() and not (root.is_file() and {".tar", ".tgz", ".txz"} & set(root.suffixes)):
-            raise UserError(f"{str(root)!r} is neither a folder nor a .tar, .tar.gz or .tar.xz file")
+            raise UserError(
+                f"{str(root)!r} is neither a folder nor a .tar, .tar.gz or .tar.xz file; arrays want --data.source npz"
+            )
     key = "folder-" + _fingerprint(roots, config)
     place = config.path.name.split(".")[0]
     plan = lambda: _plan(roots, config, progress)  # noqa: E731

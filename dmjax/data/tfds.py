@@ -67,12 +67,14 @@ def load(config: DataConfig, progress: bool = True) -> Dataset:
 def _builder(tfds: Any, name: str, data_dir: Path) -> Any:
     prepare = (
         f"prepare it where there is a network: tfds build {name} --data_dir {data_dir} --file_format array_record "
-        "(needs pip install tensorflow)"
+        "(needs pip install tensorflow), or name what you have: --data.source npz, folder, torchvision or huggingface"
     )
     known = tfds.list_builders(with_community_datasets=False)
     prepared = sorted(p.name for p in data_dir.iterdir() if p.is_dir()) if data_dir.is_dir() else []
     if name.split(":")[0].split("/")[0] not in {*known, *prepared}:
         raise UserError(f"TFDS has no data set {name!r}; {near_misses(name, sorted({*known, *prepared}))}")
+    if data_dir.is_file():
+        raise UserError(f"{str(data_dir)!r} is a file; give --data.source npz for arrays, or folder for a tar")
     if not data_dir.is_dir():
         raise UserError(f"there is no TFDS data_dir {str(data_dir)!r}; {prepare}")
     try:
