@@ -340,9 +340,11 @@ def test_every_method_says_what_it_is():
         resolved = experiment.resolve(Config(method=method))
         assert experiment.resolve(resolved) == resolved
         left_open = {field for field, value in fields.flatten(resolved.method).items() if value is None}
-        # None means something in these: no bounds, all images, what suits them, the augmentation of the experiment.
+        queued = fields.flatten(resolved.method).get("match.networks") == "queue"
+        # None means something in these: no bounds, all images, what suits them, the augmentation of the experiment, and
+        # no queue.
         assert left_open <= {
-            *("batch_synthetic", "factor"),
+            *("batch_synthetic", "factor", *([] if queued else ["queue.every"])),
             *(f"match.{f}" for f in ("accuracy", "layers", "strategy", "composite")),
         }
 

@@ -166,7 +166,8 @@ def test_one_set_is_labelled_once_and_a_new_draw_each_time(tmp_path, dataset, mo
     assert [examples.labels is labelled[0] for examples in learned] == [True] * 3
     judge_random_real(config, dataset, 1)
     assert len(labelled) == 4
-    assert [examples.labels is labels for examples, labels in zip(learned[3:], labelled[1:], strict=True)] == [True] * 3
+    # In whichever order two at a time come.
+    assert {id(examples.labels) for examples in learned[3:]} == {id(labels) for labels in labelled[1:]}
     assert not np.array_equal(learned[3].images, learned[4].images)
 
 
