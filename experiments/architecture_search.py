@@ -27,7 +27,7 @@ from dmjax.common.errors import UserError
 from dmjax.common.progress import progress_bar
 from dmjax.config import Config, Count, NetworkConfig, NonNegative, Strategy
 from dmjax.data import Dataset, sampling
-from dmjax.evaluation import ranking, training
+from dmjax.evaluation import on_device, ranking, training
 from dmjax.evaluation.judge import place, place_whole
 from dmjax.evaluation.proxy import Proxy, summarise, train
 from dmjax.run import study
@@ -172,7 +172,7 @@ def _train_all(
     dataset, key = search.dataset, jax.random.fold_in(jax.random.key(search.config.seed), 3)  # that of judging
     keys = [jax.random.fold_in(key, i) for i in range(search.config.evaluation.networks)]
     real = (dataset.test_images, dataset.test_labels), held_out
-    tests = [training.test_examples(*labelled, dataset.mean, dataset.std) for labelled in real]
+    tests = [on_device.place_test(*labelled, dataset.mean, dataset.std) for labelled in real]
     found: dict[str, dict[str, Any]] = {proxy.name: {} for proxy in proxies}
     with progress_bar(None, "training", search.varied.progress, len(architectures) * len(proxies)) as bar:
         for name, config in architectures.items():

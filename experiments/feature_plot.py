@@ -18,7 +18,7 @@ from dmjax.common.errors import UserError, near_misses
 from dmjax.config import Config
 from dmjax.data import Dataset
 from dmjax.data.synthetic_set import SyntheticSet
-from dmjax.evaluation import pretrained, training
+from dmjax.evaluation import pretrained, testing
 from dmjax.evaluation.judge import check_fits
 from dmjax.run import study
 from dmjax.settings import cli, experiment
@@ -65,7 +65,7 @@ def _main(arguments: list[str]) -> None:
         network = networks.create(plot.config.network, dataset.num_classes, dataset.image_shape)
         best = pretrained.states(experiment.resolve(plot.config), dataset)[0][-1]
         arguments_of_all = np.concatenate(images), dataset.mean, dataset.std
-        plane = _in_the_plane(training.features(network, best.load(), *arguments_of_all), plot.config.seed)
+        plane = _in_the_plane(testing.features(network, best.load(), *arguments_of_all), plot.config.seed)
         parts = np.split(plane, np.cumsum([len(part) for part in images])[:-1])
         names = [dataset.class_names[c] for c in chosen]
         panels = []

@@ -11,7 +11,7 @@ from dmjax.common.errors import UserError
 from dmjax.config import AugmentConfig, Config, DataConfig, EvaluationConfig, NetworkConfig, PretrainedConfig
 from dmjax.data import load
 from dmjax.evaluation import pretrained, training
-from dmjax.evaluation.training import Examples
+from dmjax.evaluation.on_device import Examples
 from dmjax.methods import coreset
 from dmjax.run.program import make_problem
 from dmjax.settings import experiment

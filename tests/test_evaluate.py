@@ -13,7 +13,7 @@ from dmjax.common.errors import UserError
 from dmjax.config import AugmentConfig, Config, DataConfig, EvaluationConfig, NetworkConfig
 from dmjax.data import load
 from dmjax.data.synthetic_set import SyntheticSet, from_pixels
-from dmjax.evaluation import judge, measuring, training
+from dmjax.evaluation import judge, measuring, testing, training
 from dmjax.settings import experiment
 
 QUICK = {"networks": 3, "epochs": 2}
@@ -81,7 +81,7 @@ def test_what_a_method_decides_is_decided_for_the_network_that_is_trained(small,
     monkeypatch.setattr(
         training, "train", lambda network, recipe, key, examples, epochs, *_: seen.append((recipe, epochs))
     )
-    monkeypatch.setattr(training, "test", lambda *_: training.Tested(0.5, 1.0))
+    monkeypatch.setattr(testing, "test", lambda *_: testing.Tested(0.5, 1.0))
     dc = experiment.resolve(Config(method="dc", network=NetworkConfig(width=4, depth=1)))
     made = dataclasses.replace(small, metadata={"config": fields.to_dict(dc)})
     settings = {"networks": 1, "progress": False}

@@ -14,7 +14,7 @@ from dmjax.config import AugmentConfig, Config, DataConfig, EvaluationConfig, Ne
 from dmjax.data import load
 from dmjax.data.factor import pack, unpack
 from dmjax.data.synthetic_set import from_pixels
-from dmjax.evaluation import judge, training
+from dmjax.evaluation import judge, on_device, training
 from dmjax.settings import experiment
 
 MOMENTS = np.float32([0.4]), np.float32([0.3])
@@ -157,7 +157,7 @@ def test_one_hot_soft_labels_train_as_their_classes_and_soft_ones_by_their_cross
     images, classes = rng.uniform(size=(6, 8, 8, 1)).astype(np.float32), np.int32([0, 0, 1, 1, 2, 2])
 
     def trained(labels, epochs=3):
-        examples = jax.device_put(training.Examples(images, labels, *MOMENTS))
+        examples = jax.device_put(on_device.Examples(images, labels, *MOMENTS))
         return training.train(network, recipe, jax.random.key(0), examples, epochs)["params"]
 
     hard, soft = trained(classes), trained(np.eye(3, dtype=np.float32)[classes])

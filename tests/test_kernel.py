@@ -13,7 +13,7 @@ from fitted import CLASSES, PLAIN, config_of, make_dataset, run
 import dmjax
 from dmjax import Config, OptimizerConfig, compare, condense
 from dmjax.common.errors import UserError
-from dmjax.evaluation import training
+from dmjax.evaluation import on_device
 from dmjax.methods import kernel
 from dmjax.methods.kernel import KIP, KernelConfig
 from dmjax.run.program import make_problem
@@ -148,7 +148,7 @@ def test_kernel_regression_on_the_whole_training_set_knows_it(dataset):
     made = dmjax.data.synthetic_set.from_pixels(images, dataset.mean, dataset.std, dataset.class_names)
     made = dataclasses.replace(made, extra={"regression_labels": np.asarray(kernel.centred_labels(CLASSES, 5))})
     shown = np.repeat(np.arange(CLASSES), 5)
-    examples = training.test_examples(made.pixels(), shown, dataset.mean, dataset.std)
+    examples = on_device.place_test(made.pixels(), shown, dataset.mean, dataset.std)
     assert config.method.test(make_problem(config, dataset), made, examples, jax.random.key(0)).accuracy == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 from dmjax import NetworkConfig, networks
 from dmjax.config import AugmentConfig
 from dmjax.data import augment
-from dmjax.evaluation import mixing, training
+from dmjax.evaluation import mixing, on_device, training
 
 SMALL = NetworkConfig(width=4, depth=1)
 NONE = AugmentConfig("none")
@@ -66,7 +66,7 @@ def test_the_loss_of_a_mixed_batch_is_the_mix_of_the_losses(rng):
     images = rng.normal(size=(n, side, side, 1)).astype(np.float32)
     labels = rng.integers(0, classes, n).astype(np.int32)
     network = networks.create(NetworkConfig(name="MLP"), classes, (side, side, 1))
-    examples = training.Examples(images, labels, np.zeros(1, np.float32), np.ones(1, np.float32))
+    examples = on_device.Examples(images, labels, np.zeros(1, np.float32), np.ones(1, np.float32))
     recipe = recipe_of(cutmix=1.0, batch_size=n)
     key = jax.random.key(1)
     plan = training.make_plan(recipe, n, 4)

@@ -22,8 +22,8 @@ from dmjax.config import (
     PretrainedConfig,
 )
 from dmjax.data import load
-from dmjax.evaluation import pool_folder, pretrained, training
-from dmjax.evaluation.training import Examples
+from dmjax.evaluation import pool_folder, pretrained, testing, training
+from dmjax.evaluation.on_device import Examples
 from dmjax.methods import embedding
 from dmjax.methods.base import Chunks, ClassData
 from dmjax.methods.embedding import Bank
@@ -117,11 +117,11 @@ def test_an_interrupted_training_goes_on_and_ends_in_the_same_states(
 ):
     whole = dataclasses.replace(config, pretrained=dataclasses.replace(config.pretrained, path=tmp_path / "whole"))
     pretrained.states(whole, dataset)
-    accuracy = training.accuracy
-    monkeypatch.setattr(training, "accuracy", _stop_after(accuracy, stop_after))
+    accuracy = testing.accuracy
+    monkeypatch.setattr(testing, "accuracy", _stop_after(accuracy, stop_after))
     with pytest.raises(signals.Interrupted):
         pretrained.states(config, dataset)
-    monkeypatch.setattr(training, "accuracy", accuracy)
+    monkeypatch.setattr(testing, "accuracy", accuracy)
     pretrained.states(config, dataset)
     assert contents(tmp_path / "pool") == contents(tmp_path / "whole")
 
@@ -159,7 +159,7 @@ def test_damage_and_other_settings_are_one_line(config, dataset, tmp_path):
 
 
 def test_a_damaged_training_is_not_gone_on_with(config, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "accuracy", _stop_after(training.accuracy, 2))
+    monkeypatch.setattr(testing, "accuracy", _stop_after(testing.accuracy, 2))
     with pytest.raises(signals.Interrupted):
         pretrained.states(config, dataset)
     (path,) = (tmp_path / "pool" / "network_000").glob("*.training")
@@ -257,7 +257,7 @@ def test_networks_that_are_trained_as_one_program(config, dataset, tmp_path, mon
     sizes, advance = [], training.advance
     monkeypatch.setattr(training, "advance", lambda *args: sizes.append(args[4].shape) or advance(*args))
     with monkeypatch.context() as stopped:
-        stopped.setattr(training, "accuracy", _stop_after(training.accuracy, 5))  # after two states of both, and one
+        stopped.setattr(testing, "accuracy", _stop_after(testing.accuracy, 5))  # after two states of both, and one
         with pytest.raises(signals.Interrupted):
             pretrained.states(together, dataset)
     assert sizes == [(2,)] * 3
@@ -296,7 +296,7 @@ def test_the_work_is_announced_before_it_is_done(config, dataset, tmp_path):
 def test_the_estimate_by_a_clock_that_counts(dataset, monkeypatch):
     """A step takes a second and a test a hundred, so that what is left is known exactly."""
     task, passed = pretrained._Task(CONFIG, dataset), [0.0]
-    advance, accuracy = training.advance, training.accuracy
+    advance, accuracy = training.advance, testing.accuracy
 
     def counted(network, recipe, plan, state, key, examples, until, *rest):
         passed[0] += until - int(state.step)
@@ -307,7 +307,7 @@ def test_the_estimate_by_a_clock_that_counts(dataset, monkeypatch):
         return accuracy(*args)
 
     monkeypatch.setattr(training, "advance", counted)
-    monkeypatch.setattr(training, "accuracy", tested)
+    monkeypatch.setattr(testing, "accuracy", tested)
     monkeypatch.setattr(pretrained, "time", SimpleNamespace(perf_counter=lambda: passed[0]))
     total = task.plan.total
     assert task.seconds_left([[]]) == pytest.approx(total + 5 * 100)

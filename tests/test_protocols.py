@@ -11,7 +11,7 @@ from dmjax import Config, EvaluationConfig, NetworkConfig, evaluate, networks
 from dmjax.common.errors import UserError
 from dmjax.config import AugmentConfig, DataConfig, PretrainedConfig
 from dmjax.data import augment, load, synthetic_set
-from dmjax.evaluation import pretrained, protocols, training
+from dmjax.evaluation import on_device, pretrained, protocols, testing, training
 from dmjax.evaluation.accuracy import BEST, Accuracy
 from dmjax.evaluation.judge import judge, judge_random_real, teachers_digest
 from dmjax.settings import experiment
@@ -158,8 +158,8 @@ def test_labels_are_stored_hard_or_those_of_a_teacher(tmp_path, dataset, rng, mo
 
 def test_one_set_is_labelled_once_and_a_new_draw_each_time(tmp_path, dataset, monkeypatch):
     config, labelled, learned = config_of(tmp_path, labels="teacher", networks=3, epochs=1), [], []
-    teach, train = training.teach, training.train
-    monkeypatch.setattr(training, "teach", lambda *arguments: labelled.append(teach(*arguments)) or labelled[-1])
+    teach, train = testing.teach, training.train
+    monkeypatch.setattr(testing, "teach", lambda *arguments: labelled.append(teach(*arguments)) or labelled[-1])
     monkeypatch.setattr(training, "train", lambda *arguments: learned.append(arguments[3]) or train(*arguments))
     judge(config, dataset, set_of(dataset))
     assert len(labelled) == 1
@@ -209,7 +209,7 @@ def test_a_teacher_of_views_labels_what_is_augmented_and_mixed(rng):
     key = jax.random.key(0)
     recipe = recipe_of(augment=AugmentConfig("crop_flip", composite=True), labels="teacher-views", temperature=0.5)
     plan = training.make_plan(recipe, n, 4)
-    hard = training.Examples(images, np.zeros(n, np.int32), zero, one)
+    hard = on_device.Examples(images, np.zeros(n, np.int32), zero, one)
     state = training.advance(
         network, recipe, plan, training.start(network, plan, key, hard), key, hard, 1, teachers=stacked
     )
@@ -242,8 +242,8 @@ def test_the_best_over_epochs_is_beside_the_last_and_labelled(tmp_path, dataset,
     last = judge(config, dataset, set_of(dataset))
     asked = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, best=True))
     values = []
-    tested = training.test
-    monkeypatch.setattr(training, "test", lambda *args: values.append(tested(*args)) or values[-1])
+    tested = testing.test
+    monkeypatch.setattr(testing, "test", lambda *args: values.append(tested(*args)) or values[-1])
     found = judge(asked, dataset, set_of(dataset), resume_file=tmp_path / "partial.json")
     assert found.values == last.values
     assert len(values) == 10

@@ -226,13 +226,13 @@ def test_features_are_those_of_the_network_on_all_images():
 
     from dmjax import networks
     from dmjax.config import NetworkConfig
-    from dmjax.evaluation import training
+    from dmjax.evaluation import testing
 
     network = networks.create(NetworkConfig(width=4, depth=1, norm="batch"), 3, (8, 8, 1))
     variables = networks.init(network, jax.random.key(0), (8, 8, 1))
     images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1), dtype=np.uint8)
     mean, std = np.float32([0.5]), np.float32([0.25])
-    features = training.features(network, variables, images, mean, std)
+    features = testing.features(network, variables, images, mean, std)
     one = network.apply(variables, (images[299:] / np.float32(255) - mean) / std, method="embed")
     assert features.shape == (300, one.shape[1])
     np.testing.assert_allclose(features[299], one[0], rtol=1e-5, atol=1e-5)

@@ -10,7 +10,7 @@ import pytest
 
 from dmjax import networks
 from dmjax.config import AugmentConfig, EvaluationConfig, NetworkConfig
-from dmjax.evaluation import training
+from dmjax.evaluation import on_device, testing, training
 from dmjax.networks.layers import Conv
 
 NONE = AugmentConfig("none")
@@ -19,7 +19,7 @@ NONE = AugmentConfig("none")
 def examples_of(rng, n=10, classes=3):
     images = rng.uniform(size=(n, 8, 8, 1)).astype(np.float32)
     labels = rng.integers(0, classes, n).astype(np.int32)
-    return training.Examples(images, labels, np.array([0.5], np.float32), np.array([0.25], np.float32))
+    return on_device.Examples(images, labels, np.array([0.5], np.float32), np.array([0.25], np.float32))
 
 
 def torch_model(torch, network, key, examples):
@@ -141,7 +141,7 @@ def test_every_epoch_shows_every_image_once_in_a_new_order():
     n = 10
     images = np.zeros((n, 4, 4, 1), np.float32)
     images[np.arange(n), np.arange(n) // 4, np.arange(n) % 4, 0] = 1
-    examples = training.Examples(images, np.ones(n, np.int32), np.zeros(1, np.float32), np.ones(1, np.float32))
+    examples = on_device.Examples(images, np.ones(n, np.int32), np.zeros(1, np.float32), np.ones(1, np.float32))
     rate = 1e-3  # so small that the softmax stays at one half
     recipe = training.Recipe(rate, 0.0, 0.0, 4, NONE)
     seen = np.asarray(training.train(Counter(), recipe, jax.random.key(0), examples, 1)["params"]["seen"])[:n]
@@ -179,7 +179,7 @@ def test_running_variances_are_torchs_where_few_pixels_are_left(torch, rng, imag
     network = networks.create(NetworkConfig(name="AlexNetBN"), 3, (8, 8, 3))
     x = rng.uniform(size=(images, 8, 8, 3)).astype(np.float32)
     labels = rng.integers(0, 3, images).astype(np.int32)
-    examples = training.Examples(x, labels, np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32))
+    examples = on_device.Examples(x, labels, np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32))
     recipe = training.Recipe(1e-12, 0.0, 0.0, 256, NONE)  # the parameters stay as they are drawn
     variables = training.train(network, recipe, jax.random.key(0), examples, epochs=3)
 
@@ -204,9 +204,7 @@ def test_accuracy_counts_all_images_of_an_uneven_test_set(rng):
     predicted = np.asarray(network.apply(variables, (images / np.float32(255) - 0.5) / 0.25)).argmax(-1)
     labels = predicted.astype(np.int32)
     labels[:45] = (labels[:45] + 1) % 3
-    assert training.accuracy(network, variables, training.test_examples(images, labels, mean, std)) == pytest.approx(
-        0.85
-    )
+    assert testing.accuracy(network, variables, on_device.place_test(images, labels, mean, std)) == pytest.approx(0.85)
 
 
 def test_top_five_counts_the_images_whose_class_is_among_the_five_best(rng):
@@ -216,13 +214,13 @@ def test_top_five_counts_the_images_whose_class_is_among_the_five_best(rng):
     images = np.zeros((n, 4, 4, 1), np.uint8)
     images[np.arange(n), 0, 0, 0], images[np.arange(n), 0, 1, 0] = np.arange(n) % 200, np.arange(n) // 200
     zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
-    examples = training.test_examples(images, shown, zero, one)
+    examples = on_device.place_test(images, shown, zero, one)
 
     def of_images(x):
         number = jnp.round(x[:, 0, 0, 0] * 255) + 200 * jnp.round(x[:, 0, 1, 0] * 255)
         return jnp.asarray(scores)[jnp.minimum(number.astype(jnp.int32), n - 1)]
 
-    found = training.tested(training.count_correct(of_images, examples))
+    found = testing.tested(testing.count_correct(of_images, examples))
     best = np.argsort(-scores, axis=1)[:, :5]
     assert found.accuracy == pytest.approx((best[:, 0] == shown).mean())
     assert found.top5 == pytest.approx((best == shown[:, None]).any(axis=1).mean())

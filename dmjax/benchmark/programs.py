@@ -15,7 +15,7 @@ from dmjax import networks
 from dmjax.benchmark import cases
 from dmjax.benchmark.cases import Case
 from dmjax.config import BenchmarkConfig, EvaluationConfig
-from dmjax.evaluation import training
+from dmjax.evaluation import on_device, testing, training
 from dmjax.evaluation.judge import networks_at_once
 from dmjax.methods.base import DEVICES, Chunks, ClassData
 from dmjax.run import devices, memory
@@ -142,7 +142,7 @@ def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) ->
     network = build_network(case, config)
     examples, n = jax.device_put(small_set(case)), case.num_classes * case.ipc
     test_images = np.random.default_rng(0).integers(0, 256, (10_000, *case.image_shape), dtype=np.uint8)
-    test = training.test_examples(test_images, np.zeros(10_000, np.int32), *_moments(case.image_shape))
+    test = on_device.place_test(test_images, np.zeros(10_000, np.int32), *_moments(case.image_shape))
     settings = training.make_recipe(recipe, config.augment)
     per_epoch = -(-n // min(settings.batch_size, n))
 
@@ -162,12 +162,12 @@ def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) ->
 
     start = time.perf_counter()
     variables = train(shortest)
-    training.accuracy(network, variables, test)
+    testing.accuracy(network, variables, test)
     first = time.perf_counter() - start
     start = time.perf_counter()
     train(shortest)
     trained = time.perf_counter()
-    training.accuracy(network, variables, test)
+    testing.accuracy(network, variables, test)
     tested = time.perf_counter()
     notes = {
         "compile_seconds": max(first - (tested - start), 0.0),
@@ -179,11 +179,11 @@ def evaluating(case: Case, config: BenchmarkConfig, recipe: EvaluationConfig) ->
     return Program(run, notes)
 
 
-def small_set(case: Case) -> training.Examples:
+def small_set(case: Case) -> on_device.Examples:
     """Random images in place of synthetic ones, on the host."""
     images = np.random.default_rng(0).uniform(size=(case.num_classes * case.ipc, *case.image_shape))
     labels = np.repeat(np.arange(case.num_classes, dtype=np.int32), case.ipc)
-    return training.Examples(images.astype(np.float32), labels, *_moments(case.image_shape))
+    return on_device.Examples(images.astype(np.float32), labels, *_moments(case.image_shape))
 
 
 class Setup:

@@ -19,11 +19,13 @@ from dmjax.data import Dataset, synthetic_set
 from dmjax.data.factor import pack
 from dmjax.data.sampling import random_images
 from dmjax.data.synthetic_set import SyntheticSet
-from dmjax.evaluation import pretrained, training
+from dmjax.evaluation import on_device, pretrained, testing, training
 from dmjax.evaluation.accuracy import Accuracy
 from dmjax.evaluation.measuring import Settings, digest, measure_each
+from dmjax.evaluation.on_device import Examples
 from dmjax.evaluation.pretrained import TrainedNetworks
-from dmjax.evaluation.training import Examples, Recipe, Tested
+from dmjax.evaluation.testing import Tested
+from dmjax.evaluation.training import Recipe
 
 _AT_ONCE_ON_CPU = 2  # networks, each in a thread: the layers of one alone are too small to keep all cores busy
 _MOMENTS = 10  # of a training, among which the best is looked for
@@ -48,7 +50,7 @@ def judge(
     """
     check_fits(synthetic, dataset)
     moments = synthetic.mean, synthetic.std
-    placed, content = place(synthetic), synthetic.digest() if resume_file else ""
+    placed, content = on_device.place(synthetic), synthetic.digest() if resume_file else ""
     return _judge(settings, dataset, moments, placed, _epochs(settings), description, content, resume_file)
 
 
@@ -67,7 +69,7 @@ def judge_random_real(
     def draw(i: int) -> Examples:
         classes = random_images(dataset, ipc * factor**2, keys[i])
         packed = np.stack([pack(images, factor) for images in classes])
-        return place(synthetic_set.from_pixels(packed, *moments, names, factor=factor))
+        return on_device.place(synthetic_set.from_pixels(packed, *moments, names, factor=factor))
 
     content = f"{ipc}" + (f" of factor {factor}" if factor > 1 else "")
     return _judge(settings, dataset, moments, draw, _epochs(settings), "random real images", content, resume_file)
@@ -76,7 +78,7 @@ def judge_random_real(
 def judge_whole(settings: Settings, dataset: Dataset, resume_file: Path | None = None) -> Accuracy:
     """Does the same for the whole training set and its hard labels, which gives the upper bound."""
     moments = dataset.mean, dataset.std
-    whole = place_whole(dataset)
+    whole = on_device.place_whole(dataset)
     epochs = settings.evaluation.whole_epochs
     description = "whole training set"
     return _judge(settings, dataset, moments, whole, epochs, description, "all", resume_file, "hard")
@@ -113,17 +115,6 @@ def _epochs(settings: Settings) -> int:
     return settings.evaluation.epochs
 
 
-def place(small: SyntheticSet) -> Examples:
-    """Places the images of a set on the device, unpacked."""
-    small = small.unpacked()
-    return jax.device_put(Examples(small.images, small.labels, small.mean, small.std))
-
-
-def place_whole(dataset: Dataset) -> Examples:
-    """Places the whole training set on the device."""
-    return jax.device_put(Examples(*dataset.flat(), dataset.mean, dataset.std))
-
-
 def _judge(
     settings: Settings,
     dataset: Dataset,
@@ -139,7 +130,7 @@ def _judge(
 
     `content` tells the sets from others. With `labels` they are of this kind, whatever the settings say.
     """
-    test = training.test_examples(dataset.test_images, dataset.test_labels, *moments)
+    test = on_device.place_test(dataset.test_images, dataset.test_labels, *moments)
     network = networks.create(settings.network, dataset.num_classes, dataset.image_shape)
     recipe = training.make_recipe(settings.evaluation, settings.augment)
     recipe = recipe if labels is None else recipe._replace(labels=labels)
@@ -164,7 +155,7 @@ def _judge(
         each = lambda steps: on_progress(steps / total)  # noqa: E731
         arguments = network, recipe, jax.random.fold_in(key, i), examples, epochs
         if not settings.evaluation.best:
-            return training.test(network, training.train(*arguments, each, per_view), test)
+            return testing.test(network, training.train(*arguments, each, per_view), test)
         return _best(*arguments, each, per_view, test)
 
     about = (settings.network, recipe, epochs, content, *(["best"] if settings.evaluation.best else []))
@@ -194,7 +185,7 @@ def _best(
     for epoch in sorted({max(1, round(epochs * k / _MOMENTS)) for k in range(1, _MOMENTS + 1)}):
         until = epoch * plan.per_epoch
         state = training.advance(network, recipe, plan, state, key, examples, until, on_progress, teachers)
-        results.append(training.test(network, state.variables, test))
+        results.append(testing.test(network, state.variables, test))
     return results[-1]._replace(best=max(result.accuracy for result in results))
 
 
@@ -213,7 +204,7 @@ def _teachers(settings: Settings, dataset: Dataset) -> TrainedNetworks:
 def _labelled(network: nn.Module, recipe: Recipe, examples: Examples, teachers: Any) -> Examples:
     """The images with the labels that the recipe names; those of every view are made while training."""
     if recipe.labels == "teacher":
-        return examples._replace(labels=training.teach(network, teachers, examples, recipe.temperature))
+        return examples._replace(labels=testing.teach(network, teachers, examples, recipe.temperature))
     if recipe.labels == "stored" or examples.labels.ndim == 1:
         return examples
     return examples._replace(labels=jnp.argmax(examples.labels, axis=1).astype(jnp.int32))

@@ -19,7 +19,7 @@ from dmjax.common.progress import progress_bar
 from dmjax.config import AugmentConfig, EvaluationConfig, NetworkConfig
 from dmjax.data import Dataset
 from dmjax.evaluation.accuracy import Accuracy
-from dmjax.evaluation.training import Tested
+from dmjax.evaluation.testing import Tested
 
 _CLASSES_FOR_TOP5 = 50
 

@@ -17,9 +17,10 @@ from dmjax.common.errors import UserError
 from dmjax.common.progress import progress_bar
 from dmjax.config import AugmentConfig, Config, EvaluateConfig
 from dmjax.data import Dataset
-from dmjax.evaluation import pool_folder, training
+from dmjax.evaluation import on_device, pool_folder, testing, training
+from dmjax.evaluation.on_device import Examples
 from dmjax.evaluation.pool_folder import State
-from dmjax.evaluation.training import Examples, Recipe, TrainState
+from dmjax.evaluation.training import Recipe, TrainState
 from dmjax.networks import custom
 
 _SECONDS_MEASURED = 1.0  # for an estimate; at most an epoch
@@ -247,7 +248,7 @@ class _Task:
         held_out, chosen = _split(config, dataset)
         self.chosen, self.images = chosen, len(labels)
         self.examples = jax.device_put(Examples(images[chosen], labels[chosen], dataset.mean, dataset.std))
-        self.validation = training.test_examples(images[held_out], labels[held_out], dataset.mean, dataset.std)
+        self.validation = on_device.place_test(images[held_out], labels[held_out], dataset.mean, dataset.std)
         self.network = networks.create(config.network, dataset.num_classes, dataset.image_shape)
         self.recipe = _recipe(config)
         self.plan = _plan(config, len(chosen))
@@ -266,7 +267,7 @@ class _Task:
             state = self._advance(state, key, step, lambda steps: bar.update(count * steps))
             for i, place in enumerate(places):
                 single = state if count == 1 else training.part(state, i)
-                accuracy = training.accuracy(self.network, single.variables, self.validation)
+                accuracy = testing.accuracy(self.network, single.variables, self.validation)
                 on_host = jax.device_get(single)
                 seconds = before[i] + (time.perf_counter() - compilation.seconds() - start) / count
                 known[i] = [*known[i], pool_folder.save(place, on_host, accuracy, self._forgotten(on_host), seconds)]
@@ -281,14 +282,14 @@ class _Task:
         fresh = self._start([0])[1][0].variables
         key, states = self._start(range(count))
         self._advance(self._join(states), key, 1)  # compiles
-        training.accuracy(self.network, fresh, self.validation)
+        testing.accuracy(self.network, fresh, self.validation)
         key, states = self._start(range(count))
         clock, state, until = time.perf_counter(), self._join(states), 0
         while until == 0 or (until < self.plan.per_epoch and time.perf_counter() - clock < _SECONDS_MEASURED):
             until = min(2 * until + 1, self.plan.per_epoch)
             state = self._advance(state, key, until)
         stepped = time.perf_counter()
-        training.accuracy(self.network, fresh, self.validation)
+        testing.accuracy(self.network, fresh, self.validation)
         tested = time.perf_counter()
         steps = sum(self.plan.total - _steps_done(of_one) for of_one in unfinished)
         tests = sum(len(self.steps) - len(of_one) for of_one in unfinished)

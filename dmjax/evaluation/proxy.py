@@ -12,9 +12,10 @@ import jax
 import numpy as np
 
 from dmjax.common import compilation
-from dmjax.evaluation import ranking, training
+from dmjax.evaluation import ranking, testing, training
 from dmjax.evaluation.accuracy import Accuracy
-from dmjax.evaluation.training import Examples, Plan, Recipe
+from dmjax.evaluation.on_device import Examples
+from dmjax.evaluation.training import Plan, Recipe
 
 
 class Proxy(NamedTuple):
@@ -57,14 +58,14 @@ def train(
       network: As for `training.train`.
       proxy: The set.
       keys: Of initialisation, order and augmentation.
-      tests: Test images and those held out for validation, both by `training.test_examples`.
+      tests: Test images and those held out for validation, both by `on_device.place_test`.
       resume_file: Not used: a measurement that is interrupted begins anew.
     """
 
     def trained(key: jax.Array, steps: int) -> list[float]:
         state = training.start(network, proxy.plan, key, proxy.examples)
         state = training.advance(network, proxy.recipe, proxy.plan, state, key, proxy.examples, steps)
-        return [training.accuracy(network, state.variables, test) for test in tests]
+        return [testing.accuracy(network, state.variables, test) for test in tests]
 
     trained(keys[0], 1)  # traces and compiles, so that the clock sees training and testing alone
     start, compiled = time.perf_counter(), compilation.seconds()

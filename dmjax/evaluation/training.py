@@ -1,4 +1,4 @@
-"""Training a network from scratch on arrays, by a recipe (`dmjax.evaluation.recipe`), and testing it.
+"""Training a network from scratch on arrays, by a recipe (`dmjax.evaluation.recipe`).
 
 By default: SGD with momentum and weight decay on all parameters, one augmentation group per batch with parameters per
 image, a learning rate that drops to a tenth after the middle epoch (where the momentum is cleared too, as in the
@@ -22,6 +22,7 @@ from dmjax.common import backend, signals
 from dmjax.data import augment, normalize
 from dmjax.evaluation import mixing
 from dmjax.evaluation import recipe as recipes
+from dmjax.evaluation.on_device import Examples
 from dmjax.evaluation.recipe import Plan as Plan
 from dmjax.evaluation.recipe import Recipe as Recipe
 from dmjax.evaluation.recipe import make_plan as make_plan
@@ -29,26 +30,8 @@ from dmjax.evaluation.recipe import make_recipe as make_recipe
 
 # Images per dispatch: long enough to hide the host, short enough for progress and signals on a slow machine.
 _IMAGES_PER_DISPATCH = 4096
-_TEST_BATCH = 256
-# Pixels of the images whose activations stay in the cache of a CPU: 8 and 16 images of 32x32.
+# Pixels of the images whose activations stay in the cache of a CPU: 8 images of 32x32.
 _CPU_PIXELS_AT_ONCE = 2**13
-_CPU_PIXELS_WHILE_TESTING = 2**14
-
-
-class Examples(NamedTuple):
-    """Labelled images on the device.
-
-    Attributes:
-      images: uint8 [n, H, W, D], or float32 in units of pixels / 255.
-      labels: int32 [n], or soft labels float32 [n, C].
-      mean: float32 [D], of pixels / 255.
-      std: float32 [D], of pixels / 255.
-    """
-
-    images: Any
-    labels: Any
-    mean: Any
-    std: Any
 
 
 class TrainState(NamedTuple):
@@ -216,8 +199,7 @@ def step(
     if recipe.resized_crop:
         images = augment.crop_and_resize(_step_key(key, 3, state.step), images, recipe.resized_crop)
     draws = augment.sample_each(jax.random.fold_in(augment_key, state.step), recipe.augment, images.shape[1:], batch)
-    exact = getattr(network, "precision", "float32") == "float32"
-    images = augment.apply_each(draws, images, jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH)
+    images = augment.apply_each(draws, images, networks.lookup_precision(network))
     labels = examples.labels[chosen]
     if recipe.cutmix or recipe.mixup:
         labels = _soft(labels, jax.eval_shape(network.apply, state.variables, images).shape[-1])
@@ -271,7 +253,7 @@ def _hard(labels: jax.Array) -> jax.Array:
 
 def _gradient(gradient, params, batch, whole):
     """Gradient of a sum over a batch. On a CPU a few images at a time, whose activations stay in the cache."""
-    n, at_once = len(batch[0]), max(1, _CPU_PIXELS_AT_ONCE // _pixels(batch[0]))
+    n, at_once = len(batch[0]), max(1, _CPU_PIXELS_AT_ONCE // math.prod(batch[0].shape[1:3]))
     if whole or backend.current() != "cpu" or n <= at_once:
         return gradient(params, *batch)
     parts = -(-n // at_once)
@@ -286,104 +268,3 @@ def _gradient(gradient, params, batch, whole):
 
     total, (new, correct) = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, params), jax.tree.map(split, batch))
     return total, (new, correct.reshape(-1)[:n])
-
-
-def test_examples(images: np.ndarray, labels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Examples:
-    """Places test images uint8 [T, H, W, D] on the device, padded to whole batches with images of label -1."""
-    missing = -len(labels) % _TEST_BATCH
-    images = np.pad(images, [(0, missing)] + [(0, 0)] * 3)
-    return jax.device_put(Examples(images, np.pad(labels, (0, missing), constant_values=-1), mean, std))
-
-
-def teach(network: nn.Module, teachers: Any, examples: Examples, temperature: float) -> jax.Array:
-    """Soft labels [n, C] of images as they are, by trained networks (`mixing.teach`)."""
-    images, moments = examples.images, (examples.mean, examples.std)
-    parts = [images[i : i + _TEST_BATCH] for i in range(0, len(images), _TEST_BATCH)]
-    return jnp.concatenate([_teach(network, teachers, part, *moments, temperature) for part in parts])
-
-
-@functools.partial(jax.jit, static_argnames=("network", "temperature"))
-def _teach(network, teachers, images, mean, std, temperature):
-    return mixing.teach(network, teachers, normalize(images, mean, std), temperature)
-
-
-def features(network: nn.Module, variables: Any, images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Features float32 [n, F] of images [n, H, W, D] (as in `Examples`) in a trained network, on the host."""
-    parts = [
-        _features(network, variables, images[i : i + _TEST_BATCH], mean, std)
-        for i in range(0, len(images), _TEST_BATCH)
-    ]
-    return np.concatenate([np.asarray(part) for part in parts])
-
-
-@functools.partial(jax.jit, static_argnames=("network",))
-def _features(network, variables, images, mean, std):
-    return network.apply(variables, normalize(images, mean, std), train=False, method="embed").astype(jnp.float32)
-
-
-class Tested(NamedTuple):
-    """How well one network, or another classifier, does on the test images.
-
-    Attributes:
-      accuracy: Fraction of the images whose class has the highest score.
-      top5: Fraction of the images whose class is among the five with the highest scores.
-      best: The highest accuracy over moments of the training, chosen on the test images; None where it is not measured.
-    """
-
-    accuracy: float
-    top5: float
-    best: float | None = None
-
-
-def accuracy(network: nn.Module, variables: Any, examples: Examples) -> float:
-    """Fraction of the `test_examples` that the network classifies correctly."""
-    return test(network, variables, examples).accuracy
-
-
-def test(network: nn.Module, variables: Any, examples: Examples) -> Tested:
-    """Tests a network on `test_examples`."""
-    return tested(_count(network, variables, examples))
-
-
-def tested(counts: tuple[jax.Array, jax.Array]) -> Tested:
-    """Fractions from what `count_correct` returns."""
-    correct, total = jax.device_get(counts)
-    return Tested(*(float(n) / float(total) for n in correct))
-
-
-@functools.partial(jax.jit, static_argnames=("network",))
-def _count(network, variables, examples):
-    batch = _TEST_BATCH
-    while backend.current() == "cpu" and batch > 1 and batch * _pixels(examples.images) > _CPU_PIXELS_WHILE_TESTING:
-        batch //= 2
-    return count_correct(lambda images: network.apply(variables, images), examples, batch)
-
-
-def _pixels(images: jax.Array) -> int:
-    return math.prod(images.shape[1:3])
-
-
-def count_correct(
-    scores: Callable[[jax.Array], jax.Array], examples: Examples, batch: int = _TEST_BATCH
-) -> tuple[jax.Array, jax.Array]:
-    """Counts what a classifier gets right among `test_examples`, a batch at a time, for use inside compiled code.
-
-    Args:
-      scores: Normalised images [n, H, W, D] -> scores [n, C], such as logits.
-      examples: The test images.
-      batch: Images at a time; a divisor of 256, to whole numbers of which they are padded.
-
-    Returns:
-      int32 [2], the images that are right by the highest score and by the five highest, and how many images there are.
-    """
-
-    def body(correct, some):
-        images, labels = some
-        given = scores(normalize(images, examples.mean, examples.std))
-        of_class = jnp.take_along_axis(given, jnp.maximum(labels, 0)[:, None], axis=1)
-        better = (given > of_class).sum(axis=1)
-        right = jnp.stack([given.argmax(axis=-1) == labels, (better < 5) & (labels >= 0)])
-        return correct + right.sum(axis=1), None
-
-    batches = jax.tree.map(lambda x: x.reshape(-1, batch, *x.shape[1:]), (examples.images, examples.labels))
-    return jax.lax.scan(body, jnp.zeros(2, jnp.int32), batches)[0], (examples.labels >= 0).sum()

@@ -26,8 +26,9 @@ import numpy as np
 from dmjax.config import Config, NamedFields
 from dmjax.data import Dataset, sampling
 from dmjax.data.synthetic_set import SyntheticSet
+from dmjax.evaluation.on_device import Examples
 from dmjax.evaluation.pretrained import TrainedNetworks
-from dmjax.evaluation.training import Examples, Tested
+from dmjax.evaluation.testing import Tested
 
 CLASSES, DEVICES = "classes", "devices"
 """Names of the mapped axes: classes of one device under `vmap`, and devices."""
@@ -236,7 +237,7 @@ class Method(NamedFields):
         Args:
           problem: What the set was made for.
           synthetic: The set, with what `finish` returned in `extra`.
-          examples: The test images (`dmjax.evaluation.training.test_examples`).
+          examples: The test images (`dmjax.evaluation.on_device.place_test`).
           key: Of this network's initialisation.
         """
         raise TypeError(f"{type(self).__name__} has no test(problem, synthetic, examples, key)")

@@ -16,7 +16,7 @@ import numpy as np
 from dmjax.common.errors import UserError
 from dmjax.config import Config
 from dmjax.data import Dataset, sampling
-from dmjax.evaluation import pretrained, training
+from dmjax.evaluation import pretrained, testing
 from dmjax.methods.base import Condensed, Method, Problem
 
 
@@ -230,7 +230,7 @@ def _by_features(rule: Callable, problem: Problem, dataset: Dataset, network: pr
     chosen = []
     for c, count in enumerate(dataset.counts):
         images = dataset.images[c, :count]
-        features = training.features(problem.network, variables, images, dataset.mean, dataset.std)
+        features = testing.features(problem.network, variables, images, dataset.mean, dataset.std)
         features = np.pad(features, ((0, most - count), (0, 0)))  # so that one program serves all classes
         chosen.append(np.asarray(rule(features, np.int32(count), problem.config.ipc)))
     return chosen

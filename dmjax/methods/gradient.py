@@ -20,7 +20,7 @@ import optax
 from dmjax import networks
 from dmjax.config import AugmentConfig, Config, Count, NamedFields, Positive
 from dmjax.data import augment, normalize
-from dmjax.evaluation import protocols, training
+from dmjax.evaluation import on_device, protocols, training
 from dmjax.methods.base import ClassData, Problem, gather, map_classes, real_batch
 from dmjax.methods.images import ImageState, LearnedImages
 
@@ -276,11 +276,11 @@ def _one_minus_cosine(a: jax.Array, b: jax.Array) -> jax.Array:
     return (1 - (a * b).sum(axis=1) / (lengths[0] * lengths[1] + 1e-6)).sum()
 
 
-def _examples(images: jax.Array) -> training.Examples:
+def _examples(images: jax.Array) -> on_device.Examples:
     """Normalised images [C, M, H, W, D] as a training set."""
     classes, each = images.shape[:2]
     labels = jnp.repeat(jnp.arange(classes, dtype=jnp.int32), each)
     flat = images.reshape(-1, *images.shape[2:])
-    return training.Examples(
+    return on_device.Examples(
         flat, labels, np.zeros(images.shape[-1], np.float32), np.ones(images.shape[-1], np.float32)
     )

@@ -16,8 +16,9 @@ from dmjax.common.errors import UserError
 from dmjax.config import Config, Count, NamedFields, Positive, Range
 from dmjax.data import Dataset, normalize, sampling
 from dmjax.data.synthetic_set import SyntheticSet
-from dmjax.evaluation import training
-from dmjax.evaluation.training import Examples, Tested
+from dmjax.evaluation import testing
+from dmjax.evaluation.on_device import Examples
+from dmjax.evaluation.testing import Tested
 from dmjax.methods import optimizer, performance
 from dmjax.methods.base import ClassData, Condensed, Problem
 from dmjax.methods.optimizer import OptimizerConfig
@@ -156,9 +157,9 @@ class KIP(PerformanceMatching):
         @jax.jit
         def count(support, examples):
             weights = self._fit(support)
-            return training.count_correct(lambda images: self._kernel(images, support.images) @ weights, examples)
+            return testing.count_correct(lambda images: self._kernel(images, support.images) @ weights, examples)
 
-        return training.tested(count(support, examples))
+        return testing.tested(count(support, examples))
 
     def _fit(self, support: Support) -> jax.Array:
         """`(K_ss + ridge)^-1 y_s`, [C * M, C]."""

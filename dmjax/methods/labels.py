@@ -18,8 +18,9 @@ from dmjax import networks
 from dmjax.common.errors import UserError
 from dmjax.config import Config, Count, Positive
 from dmjax.data.synthetic_set import SyntheticSet
-from dmjax.evaluation import training
-from dmjax.evaluation.training import Examples, Tested
+from dmjax.evaluation import testing
+from dmjax.evaluation.on_device import Examples
+from dmjax.evaluation.testing import Tested
 from dmjax.methods import optimizer, performance
 from dmjax.methods.base import ClassData, Condensed, Problem, in_chunks
 from dmjax.methods.optimizer import OptimizerConfig
@@ -165,9 +166,9 @@ class LD(PerformanceMatching):
                 return self._advance(problem, learner, images[chosen], labels[chosen], labels[chosen])
 
             learner = jax.lax.fori_loop(0, steps, body, self._new_learner(problem, start_key))
-            return training.count_correct(lambda images: self._logits(problem, learner, images), examples)
+            return testing.count_correct(lambda images: self._logits(problem, learner, images), examples)
 
-        return training.tested(count(key, jnp.int32(steps), images, labels, examples))
+        return testing.tested(count(key, jnp.int32(steps), images, labels, examples))
 
     def _window(self, problem: Problem, images: int) -> int:
         usual = 100 if problem.num_classes >= 49 else 200 if images > 100 else 50

@@ -18,8 +18,9 @@ from dmjax.common.errors import UserError
 from dmjax.config import Config, Count, Positive
 from dmjax.data import Dataset
 from dmjax.data.synthetic_set import SyntheticSet
-from dmjax.evaluation import training
-from dmjax.evaluation.training import Examples, Tested
+from dmjax.evaluation import testing
+from dmjax.evaluation.on_device import Examples
+from dmjax.evaluation.testing import Tested
 from dmjax.methods import optimizer, performance
 from dmjax.methods.base import ClassData, Condensed, Problem
 from dmjax.methods.optimizer import OptimizerConfig
@@ -173,10 +174,10 @@ class DD(PerformanceMatching):
         @jax.jit
         def count(key, learned, known_key, examples):
             trained = self._train(problem, self._initial(problem, key, known_key), learned)
-            return training.count_correct(lambda images: problem.network.apply(trained, images), examples)
+            return testing.count_correct(lambda images: problem.network.apply(trained, images), examples)
 
         learned = Learned(images, inverse_softplus(jnp.asarray(step_sizes)))
-        return training.tested(count(key, learned, jnp.asarray(known_key), examples))
+        return testing.tested(count(key, learned, jnp.asarray(known_key), examples))
 
     def forward_passes(self, config: Config, num_classes: int, image_shape: tuple[int, ...], real: int) -> float:
         """A training step is a gradient, whose derivative costs three times as much; then a gradient of real images."""

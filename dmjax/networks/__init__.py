@@ -29,6 +29,7 @@ __all__ = [
     "has_batch_norm",
     "has_last_map",
     "init",
+    "lookup_precision",
     "may_have_batch_norm",
     "num_activations",
     "on_top_of",
@@ -80,6 +81,12 @@ def has_batch_norm(network: nn.Module, image_shape: Sequence[int]) -> bool:
 def may_have_batch_norm(config: NetworkConfig) -> bool:
     """What is known before the network is built, in which one of someone's own counts as one that has."""
     return config.norm == "batch" or ":" in config.name
+
+
+def lookup_precision(network: nn.Module) -> jax.lax.Precision:
+    """How exactly images are moved by matrix products on their way into a network; bfloat16 needs no exact ones."""
+    exact = getattr(network, "precision", "float32") == "float32"  # one of someone's own need not have the field
+    return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH
 
 
 def embed(network: nn.Module, variables: Any, images: jax.Array, weights: jax.Array) -> jax.Array:

@@ -11,11 +11,11 @@ from dmjax.common.errors import UserError
 from dmjax.config import Config, EvaluateConfig
 from dmjax.data import Dataset
 from dmjax.data.synthetic_set import SyntheticSet
-from dmjax.evaluation import training
+from dmjax.evaluation import on_device
 from dmjax.evaluation.accuracy import Accuracy
 from dmjax.evaluation.judge import check_fits
 from dmjax.evaluation.measuring import measure_each
-from dmjax.evaluation.training import Tested
+from dmjax.evaluation.testing import Tested
 from dmjax.run.program import make_abstract_problem
 
 
@@ -38,7 +38,7 @@ def judge_own(
         return None
     check_fits(synthetic, dataset)
     problem = make_abstract_problem(config, dataset.num_classes, dataset.image_shape, dataset.mean, dataset.std)
-    examples = training.test_examples(dataset.test_images, dataset.test_labels, dataset.mean, dataset.std)
+    examples = on_device.place_test(dataset.test_images, dataset.test_labels, dataset.mean, dataset.std)
     key = jax.random.fold_in(jax.random.key(config.seed), 3)  # those of the networks in `judge`
 
     def measure(i: int, on_progress: Callable[[float], None]) -> Tested:
