@@ -317,6 +317,7 @@ def _main(arguments: list[str]) -> None:
         compare.check()
         cells = [(name, size) for name, m in named.items() for size in (compare.sizes if m.makes_set else [None])]
         found: dict[Cell, list[Result]] = {}
+        print(_intent(compare, len(cells)), flush=True)
         with progress_bar(None, "comparing", varied.progress, len(cells) * varied.runs) as bar:
             for name, size in cells:
                 bar.set_postfix_str(f"{name} {size or ''}".strip())
@@ -335,6 +336,16 @@ def _main(arguments: list[str]) -> None:
             opened.finish({"rows": rows}, comparison.table(rows))
         finally:  # where something failed too: the rest is there
             reporting.try_to_write(opened.folder)
+
+
+def _intent(compare: Comparison, cells: int) -> str:
+    """What is about to be computed, for whoever did not mean that much."""
+    names, sizes = " ".join(compare.methods), " ".join(map(str, compare.sizes))
+    runs = compare.varied.runs
+    return (
+        f"{compare.study.dataset.name}: {names}, at {sizes} images per class, {runs} run(s) each, judged by "
+        f"{' '.join(compare.protocols)}: {cells * runs} sets, of which those that are there are kept"
+    )
 
 
 def _add(found: dict[Cell, list[Result]], results: Mapping[Cell, Result]) -> None:

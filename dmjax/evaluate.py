@@ -10,7 +10,7 @@
 
     python -m dmjax.evaluate --config experiments/mnist.py --random-real 10 --factor 2
 
-    python -m dmjax.evaluate --synthetic mnist-ipc1-best
+    python -m dmjax.evaluate mnist-ipc1-best
 
 --config FILE names an experiment whose data, network and recipe are the defaults of the other flags.
 """
@@ -30,7 +30,7 @@ from dmjax.data import load as load_dataset
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation import protocols
 from dmjax.evaluation.accuracy import Accuracy
-from dmjax.evaluation.judge import judge, judge_random_real
+from dmjax.evaluation.judge import check_fits, judge, judge_random_real
 from dmjax.settings import cli, experiment, fields
 from dmjax.settings.check import check
 
@@ -122,7 +122,8 @@ def _own(
 
 
 def _compare_data(synthetic: SyntheticSet, dataset: Dataset) -> None:
-    """Says so where a set was made from other data than it is tested on."""
+    """Refuses data that a set does not fit, and says so where it was made from other images than these."""
+    check_fits(synthetic, dataset)
     about = synthetic.metadata.get("dataset")
     made_from = about.get("fingerprint") if isinstance(about, dict) else None
     if made_from is not None and made_from != dataset.fingerprint():
@@ -136,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> None:
     compilation.use_cache()
-    path, arguments = cli.take(arguments, "--synthetic")
+    path, arguments = cli.take(cli.first_is("--synthetic", arguments), "--synthetic")
     like, arguments = cli.take(arguments, "--config")
     synthetic, default = None, EvaluateConfig()
     if path is not None:

@@ -1,6 +1,6 @@
 """A synthetic set for other libraries.
 
-    python -m dmjax.export --synthetic runs/tiny/synthetic.npz --to torch
+    python -m dmjax.export runs/tiny/synthetic.npz --to torch
 
 `png` is an ImageFolder, `numpy` plain arrays, `torch` one file in the layout of the authors of distribution matching,
 `huggingface` a folder for `datasets.load_from_disk`, `tfds` one for `tfds.builder_from_directory`. Images that a stored
@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> None:
+    arguments = cli.first_is("--synthetic", arguments)
     config = cli.parse(ExportConfig(), arguments, "python -m dmjax.export", f"{__doc__}")
     if config.synthetic is None:
         raise UserError(

@@ -200,6 +200,13 @@ def test_a_pool_is_a_table_and_a_report(capsys, tmp_path):
     assert "VGG11 needs images of at least 28x28" in error
 
 
+def test_data_that_a_set_does_not_fit_are_refused_before_anything_is_said(capsys):
+    for words in (("mnist-ipc1",), ("--synthetic", "mnist-ipc1")):
+        status, out, error = call(evaluate, capsys, *words, *TINY)
+        assert (status, out, error.count("\n")) == (2, "", 1)
+        assert "(28, 28, 1)" in error
+
+
 def test_another_network_drops_the_options_of_the_experiments(capsys):
     quick = ("--random-real", 1, "--evaluation.networks", 1, "--evaluation.epochs", 1)
     status, out, _ = call(evaluate, capsys, *TINY, *quick, "--network.name", "MLP")

@@ -71,6 +71,11 @@ def take(arguments: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
     return given[0], rest
 
 
+def first_is(flag: str, arguments: Sequence[str]) -> list[str]:
+    """Lets a first word that is no flag be the value of this one, so that `export SET` is `export --synthetic SET`."""
+    return [flag, *arguments] if arguments and not arguments[0].startswith("-") else list(arguments)
+
+
 def split(arguments: Sequence[str], names: set[str]) -> tuple[list[str], list[str]]:
     """Splits arguments into the flags of these dotted names, with their values, and all others."""
     mine, others, current = [], [], []
