@@ -1,5 +1,8 @@
 """Put a set into the package: its picture, and a card with the accuracy that it has as it is there.
 
+The card also says how close the images are to the training images, by correlation: near 1 they are those images, and
+what may not be passed on of the data may not be passed on of the set.
+
     python -m experiments.release --run runs/mnist --name mnist-ipc50 --data mnist --licence "CC BY-SA 3.0"
 
 The data of the run are read again, to evaluate the set.
@@ -11,12 +14,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from dmjax import methods
 from dmjax.common import compilation, files
 from dmjax.common.errors import UserError
 from dmjax.config import Count
 from dmjax.data import load as load_dataset
 from dmjax.data import released
+from dmjax.data.closeness import closest
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluate import evaluate
 from dmjax.reporting import command
@@ -44,6 +50,8 @@ class ReleaseConfig:
     """Epochs of each."""
     folder: Path = released.FOLDER
     """Where to write."""
+    replace: bool = False
+    """Put it in the place of a set of this name."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,6 +64,8 @@ def _main(arguments: list[str]) -> None:
     check(given)
     if given.run is None or given.name is None or given.data is None or given.licence is None:
         raise UserError("--run, --name, --data and --licence are needed")
+    if given.name in released.names(given.folder) and not given.replace:
+        raise UserError(f"there is a set {given.name} already; choose another --name, or give --replace")
     results = files.read_json(given.run / "results.json")
     if results is None:
         raise UserError(f"{given.run} has no results.json; name the folder of a finished run")
@@ -83,10 +93,12 @@ def _main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:  # a card without an accuracy is in no package
         released.write(synthetic, given.name, about, Path(folder))
         stored = released.load_released(given.name, Path(folder))
+    near = closest(stored, dataset)
+    about["closest"] = {"median": float(np.median(near)), "largest": float(near.max())}
     accuracy = evaluate(stored, dataset, networks=given.networks, epochs=given.epochs)
     about["accuracy"] = {**accuracy.to_dict(), "epochs": given.epochs}
     released.write(synthetic, given.name, about, given.folder)
-    print(f"{given.name}: {accuracy}")
+    print(f"{given.name}: {accuracy}, closest to a training image by {np.median(near):.2f}, at most {near.max():.2f}")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def test_a_large_set_is_a_small_picture(tmp_path):
         assert opened.size == (640, 640)
 
 
-def test_a_run_becomes_a_released_set(tmp_path, monkeypatch):
+def test_a_run_becomes_a_released_set(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     flags = ["--config", "experiments/tiny.py", "--iterations", "4", "--batch-real", "8", "--network.width", "4"]
     flags += ["--evaluation.networks", "1", "--evaluation.epochs", "1", "--evaluation.whole-dataset", "false"]
@@ -57,6 +57,10 @@ def test_a_run_becomes_a_released_set(tmp_path, monkeypatch):
     card = released.card("digits-ipc1", tmp_path / "sets")
     assert (card["method"], card["iterations"], len(card["accuracy"]["values"])) == ("dm", 4, 2)
     assert str(tmp_path) not in json.dumps(card)
+    assert -1 <= card["closest"]["median"] <= card["closest"]["largest"] <= 1
+    assert release.main([str(flag) for flag in flags]) == 2
+    assert "--replace" in capsys.readouterr().err
+    assert release.main([*map(str, flags), "--replace", "true"]) == 0
 
 
 def test_a_name_that_is_not_there_is_one_line(capsys):
@@ -100,14 +104,14 @@ def test_a_released_set_is_judged_as_its_card_says_unless_told_otherwise():
 
 
 def test_a_released_set_is_exported_by_its_name(tmp_path):
-    assert export.main(["--synthetic", "mnist-ipc1", "--to", "numpy", "--out", str(tmp_path / "out")]) == 0
+    assert export.main(["mnist-ipc1", "--to", "numpy", "--out", str(tmp_path / "out")]) == 0
 
 
 def test_a_released_set_reaches_the_accuracy_of_its_card(shared, run_command, tmp_path):
     """One network of the five, whose accuracy here may differ by rounding on another processor."""
     path, card = tmp_path / "accuracy.json", released.card("mnist-ipc1")
     flags = ("--data.source", "npz", "--data.path", shared("mnist.npz"), "--evaluation.networks", 1, "--json", path)
-    done = run_command("dmjax.evaluate", "--synthetic", "mnist-ipc1", *flags, optimised=True)
+    done = run_command("dmjax.evaluate", "mnist-ipc1", *flags, optimised=True)
     assert done.returncode == 0, done.stderr
     [found] = json.loads(path.read_text())["networks"].values()
     assert abs(found["mean"] - card["accuracy"]["mean"]) <= 3 * card["accuracy"]["std"] + 0.01
