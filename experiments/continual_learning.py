@@ -194,7 +194,7 @@ def _plot(path: Path, curves, seen: list[int], title: str) -> None:
     """Accuracy in per cent against classes seen, one curve a method."""
     lines = {}
     for name, curve in curves.items():
-        points = [(n, 100 * a["mean"], 100 * a["std"], "") for n, a in zip(seen, curve, strict=True) if a is not None]
+        points = [(n, 100 * a["mean"], 100 * a["std"]) for n, a in zip(seen, curve, strict=True) if a is not None]
         lines |= {name: points} if points else {}
     path.unlink(missing_ok=True)  # a picture of other methods
     if lines:

@@ -46,7 +46,7 @@ def _main(arguments: list[str]) -> None:
             made = synthetic and opened.cell(f"epochs_{n}/condense", dict)
             found[n] = accuracy and made and {**accuracy, "choosing_seconds": made["condense_seconds"]}
         rows = [[str(n), study.percent(a), f"{a['choosing_seconds']:.0f}" if a else ""] for n, a in found.items()]
-        points = [(n, 100 * a["mean"], 100 * a["std"], "") for n, a in found.items() if a]
+        points = [(n, 100 * a["mean"], 100 * a["std"]) for n, a in found.items() if a]
         if points:
             title = f"{opened.dataset.name}, {config.ipc} images per class"
             panel = "test accuracy (%)", "epochs of the network that chose", {"chosen": points}

@@ -73,12 +73,12 @@ def _plot(path, found, whole, sizes, name) -> None:
 
     def points(of, scale):
         there = ((size, found.get((of, size))) for size in sizes)
-        return [(size, a["mean"] * scale, a["std"] * scale, "") for size, a in there if a is not None]
+        return [(size, a["mean"] * scale, a["std"] * scale) for size, a in there if a is not None]
 
     def panel(label, scale):
         lines = {of: points(of, scale) for of in (CONDENSED, RANDOM)}
         if whole is not None:
-            lines[WHOLE] = [(size, whole["mean"] * scale, 0.0, "") for size in sizes]
+            lines[WHOLE] = [(size, whole["mean"] * scale, 0.0) for size in sizes]
         return label, "images per class", {of: line for of, line in lines.items() if line}
 
     panels = [panel("test accuracy (%)", 100)]

@@ -10,6 +10,8 @@ import numpy as np
 from dmjax.common import files
 
 _DPI = 110
+_TICKS = 10  # of an axis that has one at every point; more would cover each other
+_DOTS = 50  # of a curve; more than so many are a line without them
 
 
 def heat_map(path: Path, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str) -> None:
@@ -30,18 +32,20 @@ def heat_map(path: Path, values: np.ndarray, rows: Sequence[str], columns: Seque
 
 def curves(
     path: Path,
-    panels: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[float, float, float, str]]]]],
+    panels: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[float, float, float]]]]],
     title: str,
     logarithmic: bool = True,
+    growing: bool = False,
 ) -> None:
     """Curves with error bars, one panel beside the other.
 
     Args:
       path: The file.
-      panels: (label of the y axis, of the x axis, {name of a curve: (x, y, error, text beside it) of its points, in
-        the order in which they are connected}) of each.
+      panels: (label of the y axis, of the x axis, {name of a curve: (x, y, error) of its points, in the order in which
+        they are connected}) of each.
       title: Above all of them.
       logarithmic: Whether the x axis is.
+      growing: Whether the dots grow along a curve, for an order that is on no axis.
     """
     from matplotlib import colormaps
 
@@ -51,13 +55,13 @@ def curves(
     colours = {name: palette[i % len(palette)] for i, name in enumerate(names)}  # the same in all panels
     for axes, (y_label, x_label, lines) in zip(every, panels, strict=True):
         for name, points in lines.items():
-            x, y, error, texts = zip(*points, strict=True)
-            drawn = axes.errorbar(x, y, error, marker="o", capsize=3, label=name, color=colours[name])
-            for at, text in zip(zip(x, y, strict=True), texts, strict=True):
-                axes.annotate(text, at, (4, 4), textcoords="offset points", fontsize=7, color=drawn[0].get_color())
+            x, y, error = zip(*points, strict=True)
+            axes.errorbar(x, y, error if any(error) else None, capsize=3, label=name, color=colours[name])
+            if len(points) <= _DOTS:
+                axes.scatter(x, y, [30 + 45 * i * growing for i in range(len(points))], color=colours[name], zorder=3)
         axes.set_xscale("log" if logarithmic else "linear")
         ticks = sorted({point[0] for points in lines.values() for point in points})
-        if all(float(tick).is_integer() for tick in ticks):
+        if len(ticks) <= _TICKS and all(float(tick).is_integer() for tick in ticks):
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=30)
             axes.minorticks_off()
         axes.set(xlabel=x_label, ylabel=y_label)
@@ -90,6 +94,23 @@ def scatter(
         axes.set(xticks=[], yticks=[], title=name)
         axes.legend(title="synthetic (stars), real (dots)", fontsize=8, title_fontsize=8)
     figure.suptitle(title)
+    _save(figure, path)
+
+
+def pictures(path: Path, rows: Mapping[str, np.ndarray]) -> None:
+    """Images [n, H, W, D], of values from 0 to 1, in rows with a name each."""
+    from matplotlib.figure import Figure
+
+    columns = max(map(len, rows.values()))
+    figure = Figure(figsize=(0.68 * columns, 0.86 * len(rows)))
+    every = figure.subplots(len(rows), columns, squeeze=False)
+    for axes, (name, images) in zip(every, rows.items(), strict=True):
+        axes[0].set_ylabel(name, fontsize=10)
+        for one, image in zip(axes, images, strict=False):
+            one.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
+    for axes in every.flat:
+        axes.set(xticks=[], yticks=[])
+    figure.subplots_adjust(left=0.05, right=0.995, top=0.99, bottom=0.01, wspace=0.06, hspace=0.06)
     _save(figure, path)
 
 
