@@ -6,6 +6,7 @@ with a few random images in place of data that are not here. `docs/commands.md` 
 
 import datetime
 import importlib
+import importlib.util
 import re
 import runpy
 import shlex
@@ -130,6 +131,26 @@ def test_the_python_of_the_readme_runs(lenient, tmp_path, monkeypatch, capsys):
     (tmp_path / "readme.py").write_text(re.sub(r"(iterations|networks|epochs)=\d+", r"\1=1", text))
     runpy.run_path(str(tmp_path / "readme.py"), run_name="__main__")
     assert "+-" in capsys.readouterr().out
+
+
+def test_the_python_of_its_page_runs(torch, lenient, tmp_path, monkeypatch, capsys):
+    """Block after block, as in a notebook; those of a library that is not here are left out."""
+    _prepare(tmp_path, monkeypatch)
+    _run("python -m dmjax.condense --config experiments/tiny.py", tmp_path)
+    namespace: dict[str, object] = {}
+    for i, block in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)):
+        wanted = re.findall(r"^import (torch|datasets|tensorflow_datasets)", block, re.MULTILINE)
+        if not all(map(importlib.util.find_spec, wanted)):
+            continue
+        formats = [{"datasets": "huggingface", "tensorflow_datasets": "tfds"}.get(name, name) for name in wanted]
+        for to in formats:
+            _run(f"python -m dmjax.export runs/tiny/synthetic.npz --to {to}", tmp_path)
+        (tmp_path / f"block_{i}.py").write_text(re.sub(r"(iterations|networks|epochs)=\d+", r"\1=1", block))
+        namespace |= runpy.run_path(str(tmp_path / f"block_{i}.py"), init_globals=namespace)
+        if formats:
+            assert len(namespace["images"]) == len(namespace["labels"]) == 10
+    assert capsys.readouterr().out.count("+-") >= 2
+    assert (tmp_path / "now.png").exists()
 
 
 def _run(command: str, folder) -> None:

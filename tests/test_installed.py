@@ -125,6 +125,10 @@ def test_the_wheel_has_all_of_it_and_runs(built, tmp_path):
     assert (tmp_path / "run" / "synthetic.npz").exists()
     assert (tmp_path / "run" / "report.html").exists()
     where = subprocess.run(
-        [str(python), "-c", "import dmjax; print(dmjax.__file__)"], cwd=tmp_path, capture_output=True, text=True
+        [str(python), "-c", "import dmjax; print(dmjax.__file__, len(dmjax.load_released('mnist-ipc1').images))"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert str(site) in where.stdout
+    assert where.stdout.split()[-1] == "10"
