@@ -362,6 +362,7 @@ def test_a_configuration_is_an_experiment(run, tmp_path):
             load_config(tmp_path / "plain.json")
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(browser.reason_to_skip() is not None, reason=str(browser.reason_to_skip()))
 def test_a_browser_shows_it_on_a_screen_and_on_a_phone(folder, run):
     with browser.opened() as window:

@@ -83,9 +83,10 @@ def _check(config: BenchmarkConfig) -> None:
 def _timing(config: BenchmarkConfig, chosen: list[Case]) -> dict[str, Any]:
     config = dataclasses.replace(config, network=networks.settled(config.network))
     here = machine.describe()
+    repeats = 2 * config.blocks
     ceilings = {
-        "matmul_flops": roofline.matmul_flops(config.network.precision),
-        "copy_bytes_per_second": roofline.copy_bytes(),
+        "matmul_flops": roofline.matmul_flops(config.network.precision, repeats),
+        "copy_bytes_per_second": roofline.copy_bytes(repeats),
     }
     print(
         f"{here['processor']} x {here['cpu_count']}, {here['backend']}: {', '.join(here['devices'])}; "
