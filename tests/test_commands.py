@@ -204,7 +204,7 @@ def _prepare(folder, monkeypatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.syspath_prepend(str(folder))
-    for name in ("my_method", "my_network", "my_data"):  # of another test's folder
+    for name in ("my_method", "my_pixels", "my_network", "my_data"):  # of another test's folder
         monkeypatch.delitem(sys.modules, name, raising=False)
     (folder / "experiments").symlink_to(ROOT / "experiments")
     for page in commands.pages():

@@ -209,6 +209,32 @@ class Open(dmjax.DM):
 
 class Other:
     pass
+
+@dataclasses.dataclass(frozen=True)
+class Unsummed(dmjax.DM):
+    def distance(self, key, real, synthetic):
+        return real.weights @ real.features - synthetic.weights @ synthetic.features
+
+@dataclasses.dataclass(frozen=True)
+class NoLosses(dmjax.DM):
+    def step(self, problem, key, state, data, constants):
+        return state
+
+@dataclasses.dataclass(frozen=True)
+class OneLoss(dmjax.DM):
+    def step(self, problem, key, state, data, constants):
+        return state, state.images.sum()
+
+@dataclasses.dataclass(frozen=True)
+class Bare(dmjax.DM):
+    def finish(self, problem, state):
+        return super().finish(problem, state).images
+
+@dataclasses.dataclass(frozen=True)
+class Part(dmjax.DM):
+    def finish(self, problem, state):
+        made = super().finish(problem, state)
+        return made._replace(images=made.images[:3])
 """
 
 
@@ -223,6 +249,17 @@ def test_errors_of_an_own_method_are_one_line_with_its_place(capsys, tmp_path, m
         ("broken_methods:Plain", r"needs @dataclasses\.dataclass\(frozen=True\) above its class"),
         ("broken_methods:Open", r"does not run: TypeError: .*gain"),
         ("broken_methods:Other", "is no class that inherits from dmjax.Method"),
+        ("broken_methods:Unsummed", r"distance must return a scalar for each class, not an array \[\d+\]"),
+        (
+            "broken_methods:NoLosses",
+            r"step must return the state and the losses \[3\] of the classes that a device has, not MatchState",
+        ),
+        (
+            "broken_methods:OneLoss",
+            r"step must return the state and the losses \[3\] of the classes that a device has, not losses \[\]",
+        ),
+        ("broken_methods:Bare", r"finish must return a dmjax.methods.Condensed, not \w*[aA]rray"),
+        ("broken_methods:Part", r"finish must return images \[10, images per class, 8, 8, 1\], not \[3, 1, 8, 8, 1\]"),
         ("broken_methods:None", "broken_methods has no 'None'"),
         ("no_python:X", r"cannot be imported: SyntaxError: .*no_python\.py:1\)"),
         ("raises:X", r"cannot be imported: ValueError: a \(.*raises\.py:2\)"),

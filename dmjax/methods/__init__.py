@@ -11,11 +11,28 @@ import importlib
 import pkgutil
 from typing import Any
 
+import numpy as np
+
 from dmjax.common import imports
 from dmjax.common.errors import UserError, near_misses
-from dmjax.methods.base import Method
+from dmjax.methods.base import ClassData, Condensed, Method, Problem
 
-__all__ = ["COMPARED", "Method", "built_in", "code_digests", "create", "field_names", "identifier", "reported"]
+__all__ = [
+    "COMPARED",
+    "ClassData",
+    "Condensed",
+    "Method",
+    "Problem",
+    "built_in",
+    "check_condensed",
+    "checked_step",
+    "code_digests",
+    "create",
+    "field_names",
+    "find",
+    "identifier",
+    "reported",
+]
 
 COMPARED = ("random", "herding", "dm")
 """What a comparison compares where it is not told."""
@@ -88,6 +105,28 @@ def reported(method: Method) -> contextlib.AbstractContextManager[None]:
     if ":" not in identifier(method):
         return contextlib.nullcontext()
     return imports.reported(f"method {identifier(method)!r}", type(method))
+
+
+def checked_step(method: Method, returned: Any, data: ClassData) -> tuple[Any, Any]:
+    """The state and the losses [C] that `step` has returned; raises a `UserError` where that is something else."""
+    classes, is_pair = len(data.count), type(returned) is tuple and len(returned) == 2
+    if not is_pair or np.shape(returned[1]) != (classes,):
+        found = f"losses {list(np.shape(returned[1]))}" if is_pair else type(returned).__name__
+        wanted = f"the state and the losses [{classes}] of the classes that a device has"
+        raise UserError(f"method {identifier(method)!r}: step must return {wanted}, not {found}")
+    return returned
+
+
+def check_condensed(method: Method, problem: Problem, made: Any) -> None:
+    """Raises a `UserError` where what `finish` has returned is no set of images of every class."""
+    must = f"method {identifier(method)!r}: finish must return"
+    if not isinstance(made, Condensed):
+        raise UserError(f"{must} a dmjax.methods.Condensed, not {type(made).__name__}")
+    classes, (height, width, channels) = problem.num_classes, problem.image_shape
+    shape = np.shape(made.images)
+    if len(shape) != 5 or (shape[0], *shape[2:]) != (classes, height, width, channels):
+        wanted = f"[{classes}, images per class, {height}, {width}, {channels}]"
+        raise UserError(f"{must} images {wanted}, not {list(shape)}")
 
 
 def field_names(cls: type[Method], prefix: str = "") -> list[str]:

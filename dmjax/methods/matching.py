@@ -248,7 +248,10 @@ class Matching(LearnedImages):
             in_one_pass = self._is_its_own_expert() and hasattr(problem.network, "classify")
             at_once = label if self.match.calibration and in_one_pass else None
             synthetic = self._observe(problem, drawn.variables, shown, weights, chunk, at_once)
-            total = self.match.weight * self.distance(jax.random.fold_in(key, 2), real, synthetic)
+            apart = self.distance(jax.random.fold_in(key, 2), real, synthetic)
+            if jnp.shape(apart):
+                raise UserError(f"distance must return a scalar for each class, not an array {list(jnp.shape(apart))}")
+            total = self.match.weight * apart
             mean = distances.average(synthetic.features, weights)
             total += self._terms(real, synthetic, mean, past)
             if at_once is not None:  # one pass through the network gives both

@@ -89,7 +89,8 @@ def make_chunk(problem: Problem, length: int) -> Any:
 
             def iterate(state, _):
                 step_key = jax.random.fold_in(key, state.iteration)
-                after, losses = method.step(problem, step_key, state.method, data, constants)
+                returned = method.step(problem, step_key, state.method, data, constants)
+                after, losses = methods.checked_step(method, returned, data)
                 return RunState(state.iteration + 1, after), losses
 
             return jax.lax.scan(iterate, state, None, length=length)

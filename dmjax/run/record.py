@@ -183,6 +183,7 @@ class Record:
         """The set that a state of the method stands for."""
         with methods.reported(self.config.method):
             made = self.config.method.finish(self._problem, state)
+            methods.check_condensed(self.config.method, self._problem, made)
         data, metadata = self._dataset, {**self._about, "iterations": self.done}
         further = {"whitening": data.whitening, "extra": made.extra}
         return synthetic_set.from_pixels(

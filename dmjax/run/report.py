@@ -102,9 +102,9 @@ def advice(results: dict[str, Any]) -> list[str]:
     if not results["iterations"] or condensed is None or random is None or condensed["mean"] > random["mean"]:
         return []
     return [
-        "the condensed images are no better than random ones: try a lower --optimizer.learning-rate where they look "
-        "like noise, more --iterations where they have hardly changed; --evaluation.whole-dataset true shows what all "
-        "images reach"
+        "the condensed images are no better than random ones: try, in another --workdir, a lower learning rate "
+        "(--optimizer.learning-rate, of most methods) where they look like noise, more --iterations where they have "
+        "hardly changed; --evaluation.whole-dataset true shows what all images reach"
     ]
 
 
