@@ -51,12 +51,13 @@ def _main(arguments: list[str]) -> None:
     config = cli.parse(ExportConfig(), arguments, "python -m dmjax.export", f"{__doc__}")
     if config.synthetic is None:
         raise UserError(
-            "name a set: --synthetic runs/tiny/synthetic.npz, or one that comes with it, such as mnist-ipc1"
+            "name a set first, such as runs/tiny/synthetic.npz, or one that comes with the package, such as mnist-ipc1"
         )
     synthetic = released.open_set(config.synthetic)
     beside = f"{config.synthetic}-" if "released" in synthetic.metadata else ""
     name = beside + ("synthetic.pt" if config.to == "torch" else config.to)
-    print(export(synthetic, config.out or config.synthetic.parent / name, config.to))
+    folder = config.synthetic if config.synthetic.is_dir() else config.synthetic.parent
+    print(export(synthetic, config.out or folder / name, config.to))
 
 
 cli.make_callable(__name__)

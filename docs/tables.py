@@ -269,14 +269,18 @@ def _blend() -> Iterator[tuple[str, ...]]:
 
 def cards() -> str:
     """The sets that come with the package."""
-    lines = ["| set | made by | iterations, seconds | network | accuracy, % | epochs |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| set | made by | iterations, seconds | network | accuracy, % | epochs | closest, and test images |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name in released.names():
         card = released.card(name)
         network, seconds, accuracy = card["config"]["network"], card["seconds"], card["accuracy"]
         trained = f" + {seconds['pretrain']:.0f} for networks" if seconds["pretrain"] else ""
         lines.append(
             f"| `{name}` | `{card['method']}` | {card['iterations']}, {seconds['condense']:.0f}{trained} "
-            f"| {network['name']}, width {network['width']} | {_accuracy(accuracy)} | {accuracy['epochs']} |"
+            f"| {network['name']}, width {network['width']} | {_accuracy(accuracy)} | {accuracy['epochs']} "
+            f"| {card['closest']['median']:.2f} / {card['closest']['test_images']:.2f} |"
         )
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """Put a set into the package: its picture, and a card with the accuracy that it has as it is there.
 
-The card also says how close the images are to the training images, by correlation: near 1 they are those images, and
-what may not be passed on of the data may not be passed on of the set.
+The card also says how close the images are to the training images, by correlation, and how close test images are. A
+set that is closer than these still shows training images: what may not be passed on of them may not be passed on of it.
 
     python -m experiments.release --run runs/mnist --name mnist-ipc50 --data mnist --licence "CC BY-SA 3.0"
 
@@ -22,7 +22,7 @@ from dmjax.common.errors import UserError
 from dmjax.config import Count
 from dmjax.data import load as load_dataset
 from dmjax.data import released
-from dmjax.data.closeness import closest
+from dmjax.data.closeness import closest, closest_of_test_images
 from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluate import evaluate
 from dmjax.reporting import command
@@ -81,7 +81,12 @@ def _main(arguments: list[str]) -> None:
         words = [*words, "--data.path", config.data.path.name]
     about = {
         "command": shlex.join(words),
-        "data": {"name": public.name, "licence": given.licence, "training_images": int(dataset.counts.sum())},
+        "data": {
+            "name": public.name,
+            "licence": given.licence,
+            "training_images": int(dataset.counts.sum()),
+            "fingerprint": dataset.fingerprint(),
+        },
         "method": methods.identifier(config.method),
         "iterations": results["iterations"],
         "ipc": results["ipc"],
@@ -93,12 +98,13 @@ def _main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:  # a card without an accuracy is in no package
         released.write(synthetic, given.name, about, Path(folder))
         stored = released.load_released(given.name, Path(folder))
-    near = closest(stored, dataset)
-    about["closest"] = {"median": float(np.median(near)), "largest": float(near.max())}
+    near, unseen = closest(stored, dataset), np.median(closest_of_test_images(dataset, stored.factor))
+    about["closest"] = {"median": float(np.median(near)), "largest": float(near.max()), "test_images": float(unseen)}
     accuracy = evaluate(stored, dataset, networks=given.networks, epochs=given.epochs)
     about["accuracy"] = {**accuracy.to_dict(), "epochs": given.epochs}
     released.write(synthetic, given.name, about, given.folder)
-    print(f"{given.name}: {accuracy}, closest to a training image by {np.median(near):.2f}, at most {near.max():.2f}")
+    near = f"correlation with the closest training image {np.median(near):.2f} (of a test image {unseen:.2f})"
+    print(f"{given.name}: {accuracy}; {near}")
 
 
 if __name__ == "__main__":

@@ -186,6 +186,12 @@ def test_wrong_input_is_one_line(stored, capsys, arguments, message):
     assert len(error.splitlines()) == 1
 
 
+def test_the_folder_of_a_run_stands_for_its_set(stored, capsys):
+    synthetic, folder = stored[0], stored[1].parent
+    assert export.main([str(folder), "--to", "numpy"]) == 0
+    np.testing.assert_array_equal(np.load(folder / "numpy" / "labels.npy"), synthetic.unpacked().labels)
+
+
 def test_python_writes_what_the_command_writes(stored):
     import dmjax
 

@@ -39,7 +39,9 @@ def test_what_is_written_is_read_to_eight_bits(tmp_path, shape):
 
 
 def test_a_large_set_is_a_small_picture(tmp_path):
+    released.write(a_set((4, 4, 3), 10, 10), "large", {"config": {}}, tmp_path)
     released.write(a_set((64, 64, 3), 10, 10), "large", {"config": {}}, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.json", "large.webp"]
     picture = tmp_path / "large.webp"
     assert picture.stat().st_size <= 300_000
     with Image.open(picture) as opened:
@@ -89,6 +91,8 @@ def test_a_released_set_has_what_its_card_says(name):
     made_again = experiment.resolve(*experiment.parse(Config, words[3:], "", ""))
     assert fields.to_dict(dataclasses.replace(made_again, workdir=None)) == card["config"]
     assert np.isfinite(synthetic.images).all()
+    if synthetic.images.shape[-1] == 3:  # photographs of CIFAR-10 and ImageNet are not to be passed on
+        assert card["closest"]["median"] < card["closest"]["test_images"]
 
 
 def test_all_of_them_are_small():

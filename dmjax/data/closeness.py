@@ -3,32 +3,53 @@
 import numpy as np
 
 from dmjax.data.dataset import Dataset
+from dmjax.data.factor import Reduction, pack, unpack
 from dmjax.data.synthetic_set import SyntheticSet
 
-_AT_ONCE = 1024  # training images that are compared in one product
+_AT_ONCE = 256  # training images that are compared in one product
 
 
 def closest(synthetic: SyntheticSet, dataset: Dataset) -> np.ndarray:
-    """The largest correlation of each image with a training image of its class.
+    """The largest correlation of each image of a set with a training image of its class.
 
-    Near 1 an image is still one of the training images. Smooth images of one class, such as digits, correlate without
-    being copies; two photographs rarely do by more than 0.9.
+    At 1 an image is one of the training images. What less means depends on the data, since the images of a class
+    resemble each other: `closest_of_test_images` says how close images are that were never trained on.
 
     Args:
-      synthetic: The set; of images that hold several, each of these counts alone.
+      synthetic: The set. Of an image that holds several small ones, each of these counts alone, and is compared with
+        training images that are made as small.
       dataset: The training images.
 
     Returns:
-      float [n], from -1 to 1; of an image of a single value 0.
+      float [n], from -1 to 1; 0 for an image of a single value.
     """
-    images = synthetic.unpacked()
-    flat, found = _centred(images.images), np.full(len(images.images), -1.0)
+    unpacked = synthetic.unpacked()
+    return _closest(unpacked.images, unpacked.hard_labels, dataset, synthetic.factor)
+
+
+def closest_of_test_images(dataset: Dataset, factor: int = 1) -> np.ndarray:
+    """The same of the test images, made as small as the images of a set with this factor."""
+    return _closest(_made_small(dataset.test_images, factor, "nearest"), dataset.test_labels, dataset, factor)
+
+
+def _closest(images: np.ndarray, labels: np.ndarray, dataset: Dataset, factor: int) -> np.ndarray:
+    flat, found = _centred(images), np.full(len(images), -1.0)
     for c in range(dataset.num_classes):
-        mine = images.hard_labels == c
-        for start in range(0, int(dataset.counts[c]), _AT_ONCE):
-            real = dataset.images[c, start : min(start + _AT_ONCE, int(dataset.counts[c]))]
-            found[mine] = np.maximum(found[mine], (flat[mine] @ _centred(real).T).max(axis=1))
-    return found
+        mine, count = labels == c, int(dataset.counts[c])
+        for start in range(0, count, _AT_ONCE):
+            real = dataset.images[c, start : min(start + _AT_ONCE, count)]
+            for reduction in ("nearest", "mean") if factor > 1 else ("nearest",):  # either may have been used
+                products = flat[mine] @ _centred(_made_small(real, factor, reduction)).T
+                found[mine] = np.maximum(found[mine], products.max(axis=1, initial=-1))
+    return np.clip(found, -1, 1)
+
+
+def _made_small(images: np.ndarray, factor: int, reduction: Reduction) -> np.ndarray:
+    """What is left of images that were packed, several in one, and unpacked again."""
+    if factor == 1:
+        return images
+    alike = pack(np.repeat(images, factor**2, axis=0), factor, reduction)
+    return np.asarray(unpack(alike.astype(np.float32) / 255, factor))[:: factor**2]
 
 
 def _centred(images: np.ndarray) -> np.ndarray:

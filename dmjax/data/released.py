@@ -33,7 +33,8 @@ def names(folder: Path = FOLDER) -> list[str]:
 def card(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     """What is known of a set, as plain JSON values.
 
-    The data and their licence, the command, the commit and the seconds that made it, and its accuracy on five networks.
+    The data and their licence, the command, the commit and the seconds that made it, its accuracy on five networks, and
+    how close it is to the training images (`dmjax.data.closeness`), beside how close test images are.
     """
     if name not in names(folder):
         raise UserError(f"there is no file and no released set {name!r}; {near_misses(name, names(folder))}")
@@ -65,14 +66,16 @@ def load_released(name: str, folder: Path = FOLDER) -> SyntheticSet:
         mean=np.asarray(about["mean"], np.float32),
         std=np.asarray(about["std"], np.float32),
         class_names=tuple(about["class_names"]),
-        metadata={"config": about["config"], "released": name},
+        metadata={"config": about["config"], "released": name, "dataset": about["data"]},
         factor=about["factor"],
     )
 
 
 def open_set(given: str | Path) -> SyntheticSet:
-    """The set in a file, or the released one of this name where there is no such file."""
+    """The set in a file or in the folder of a run, or the released one of this name where there is no such file."""
     path = Path(given)
+    if (path / "synthetic.npz").is_file():
+        return SyntheticSet.load(path / "synthetic.npz")
     if not path.exists() and not path.suffix and path.name == str(given):  # as a name is, and no path
         return load_released(str(given))
     return SyntheticSet.load(given)
@@ -109,6 +112,9 @@ def write(synthetic: SyntheticSet, name: str, about: dict[str, Any], folder: Pat
         "class_names": list(synthetic.class_names),
     }
     files.write_json(folder / f"{name}.json", {**about, **reading})
+    for old in folder.glob(f"{name}.*"):  # the picture of a set that had this name, in the other format
+        if old.name not in (reading["picture"], f"{name}.json"):
+            old.unlink()
 
 
 def _encoded(picture: Image.Image) -> tuple[bytes, str]:
