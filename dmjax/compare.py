@@ -317,7 +317,7 @@ def _main(arguments: list[str]) -> None:
         compare.check()
         cells = [(name, size) for name, m in named.items() for size in (compare.sizes if m.makes_set else [None])]
         found: dict[Cell, list[Result]] = {}
-        print(_intent(compare, len(cells)), flush=True)
+        print(_intent(compare), flush=True)
         with progress_bar(None, "comparing", varied.progress, len(cells) * varied.runs) as bar:
             for name, size in cells:
                 bar.set_postfix_str(f"{name} {size or ''}".strip())
@@ -338,13 +338,14 @@ def _main(arguments: list[str]) -> None:
             reporting.try_to_write(opened.folder)
 
 
-def _intent(compare: Comparison, cells: int) -> str:
+def _intent(compare: Comparison) -> str:
     """What is about to be computed, for whoever did not mean that much."""
+    sets = sum(method.makes_set for method in compare.methods.values()) * len(compare.sizes) * compare.varied.runs
     names, sizes = " ".join(compare.methods), " ".join(map(str, compare.sizes))
     runs = compare.varied.runs
     return (
         f"{compare.study.dataset.name}: {names}, at {sizes} images per class, {runs} run(s) each, judged by "
-        f"{' '.join(compare.protocols)}: {cells * runs} sets, of which those that are there are kept"
+        f"{' '.join(compare.protocols)}: {sets} sets; what is already there is kept"
     )
 
 

@@ -10,7 +10,7 @@
 
     python -m dmjax.evaluate --config experiments/mnist.py --random-real 10 --factor 2
 
-    python -m dmjax.evaluate mnist-ipc1-best
+    python -m dmjax.evaluate mnist-ipc1-best --data.source npz --data.path mnist.npz
 
 --config FILE names an experiment whose data, network and recipe are the defaults of the other flags.
 """
@@ -154,7 +154,7 @@ def _main(arguments: list[str]) -> None:
     if like is None and config.pool is None and "--network.name" not in {a.partition("=")[0] for a in arguments}:
         _trusted(config.network)
     if (synthetic is None) == (config.random_real is None):
-        raise UserError("give either --synthetic FILE.npz or --random-real IMAGES_PER_CLASS")
+        raise UserError("name a set first, such as runs/tiny/synthetic.npz, or give --random-real IMAGES_PER_CLASS")
     if config.own and (synthetic is None or config.method.own_evaluation is None):
         raise UserError("--own needs a --synthetic set of a method that has an evaluation of its own")
     if config.own and config.pool is not None and not config.method.own_evaluation_is_random:
@@ -188,7 +188,8 @@ def _main(arguments: list[str]) -> None:
     how = f"by {config.method.own_evaluation}" if config.own else _how(recipe)
     print(f"{what}: test accuracy on {dataset.name}, {recipe.networks} networks each, {how}\n")
     print("| network | accuracy | seconds | of them compiling |\n|---|---|---|---|", flush=True)
-    report: dict[str, Any] = {"dataset": dataset.name, "set": what, "networks": {}, "seconds": 0.0}
+    report: dict[str, Any] = {"dataset": dataset.name, "set": what, "seed": config.seed}
+    report |= {"evaluation": dataclasses.asdict(recipe), "networks": {}, "seconds": 0.0}
     for name, network in chosen.items():
         start, compiled = time.perf_counter(), compilation.seconds()
         of_network = dataclasses.replace(config, network=network, evaluation=given.evaluation)

@@ -28,7 +28,6 @@ from dmjax.common.progress import progress_bar
 from dmjax.config import Config, Count, NetworkConfig, NonNegative, Strategy
 from dmjax.data import Dataset, sampling
 from dmjax.evaluation import on_device, ranking, training
-from dmjax.evaluation.judge import place, place_whole
 from dmjax.evaluation.proxy import Proxy, summarise, train
 from dmjax.run import study
 from dmjax.run.study import Study
@@ -143,10 +142,10 @@ def _proxies(search: Study[ArchitectureSearch], runs: Mapping[str, Config]) -> l
         synthetic = search.condense(_file(name), config)
         made = synthetic and search.cell(f"{_file(name)}/condense", dict)
         if synthetic and made:
-            examples = place(synthetic)
+            examples = on_device.place(synthetic)
             plan = training.make_plan(recipe, len(examples.labels), settings.epochs)
             found.append(Proxy(name, examples, recipe, plan, synthetic.digest(), made["condense_seconds"]))
-    whole = place_whole(dataset)
+    whole = on_device.place_whole(dataset)
     plan = training.make_plan(recipe, len(whole.labels), settings.whole_epochs)
     proxys = training.make_plan(recipe, search.config.ipc * dataset.num_classes, settings.epochs)
     early = plan._replace(total=proxys.total, drops=proxys.drops)

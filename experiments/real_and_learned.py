@@ -1,4 +1,4 @@
-"""A picture of learned images below real ones: one column a class, above the first real image, below the learned.
+"""A picture of learned images below real ones: a column for each of up to 20 classes, with the first image of both.
 
     python -m experiments.real_and_learned --synthetic runs/tiny/synthetic.npz
 
@@ -14,10 +14,12 @@ import numpy as np
 
 from dmjax.common import plots
 from dmjax.common.errors import UserError
+from dmjax.data import Dataset, released
 from dmjax.data import load as load_dataset
-from dmjax.data.synthetic_set import SyntheticSet
 from dmjax.evaluation.judge import check_fits
 from dmjax.settings import cli, fields
+
+_MOST = 20  # classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,7 @@ class RealAndLearned:
     """What is drawn."""
 
     synthetic: Path | None = None
-    """The set, a file synthetic.npz."""
+    """The set: a file synthetic.npz, or the name of a released one."""
     out: Path | None = None
     """The picture."""
 
@@ -40,14 +42,24 @@ def _main(arguments: list[str]) -> None:
     given = cli.parse(RealAndLearned(), arguments, "python -m experiments.real_and_learned", f"{__doc__}")
     if given.synthetic is None:
         raise UserError("name a set with --synthetic")
-    synthetic = SyntheticSet.load(given.synthetic)
-    dataset = load_dataset(fields.config_from_dict(synthetic.metadata.get("config", {})).data)
+    synthetic = released.open_set(given.synthetic)
+    if "config" not in synthetic.metadata:
+        raise UserError(f"{given.synthetic} does not say which data it was made from")
+    dataset = load_dataset(fields.config_from_dict(synthetic.metadata["config"]).data)
     check_fits(synthetic, dataset)
-    pixels = synthetic.pixels()
-    learned = np.stack([pixels[synthetic.hard_labels == c][0] for c in range(dataset.num_classes)])
+    if missing := set(range(dataset.num_classes)) - set(synthetic.hard_labels.tolist()):
+        raise UserError(f"{given.synthetic} has no image of {dataset.class_names[min(missing)]}")
+    pixels, shown = synthetic.pixels(), range(min(dataset.num_classes, _MOST))
+    learned = np.stack([pixels[synthetic.hard_labels == c][0] for c in shown])
+    real = dataset.images[: len(shown), 0]
     path = given.out or given.synthetic.parent / "real_and_learned.png"
-    plots.pictures(path, {"real": dataset.images[:, 0] / 255, "learned": learned / 255})
+    plots.pictures(path, {"real": _pixels(dataset, real), "learned": learned / 255})
     print(path)
+
+
+def _pixels(dataset: Dataset, images: np.ndarray) -> np.ndarray:
+    """Training images in units of pixels / 255, as they were before they were whitened."""
+    return images / 255 if dataset.whitening is None else dataset.whitening.undo(images)
 
 
 if __name__ == "__main__":

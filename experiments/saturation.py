@@ -43,8 +43,10 @@ def _main(arguments: list[str]) -> None:
     given = cli.parse(Saturation(), arguments, "python -m experiments.saturation", f"{__doc__}")
     if given.run is None:
         raise UserError("name the folder of a run with --run")
-    if len(given.published) not in (0, 2):
+    if given.published and (len(given.published) != 2 or not all(0 <= value <= 100 for value in given.published)):
         raise UserError("--published takes a mean and a standard deviation, in per cent")
+    if not (given.run / "config.json").is_file():
+        raise UserError(f"{given.run} is no folder of a run")
     run = source.read(given.run)
     accuracy = [
         (line["iteration"], line["accuracy_mean"], line["accuracy_std"])
@@ -57,7 +59,7 @@ def _main(arguments: list[str]) -> None:
     loss = [(line["iteration"], line["loss"]) for line in run.metrics if "loss" in line]
     if len(accuracy) < 2 or not loss:
         raise UserError(
-            f"{given.run} was not evaluated on its way; give --evaluation.every to the command that makes it"
+            f"{given.run} was not evaluated on its way: make it in a new --workdir with --evaluation.every, such as 100"
         )
     judged = [_judged(path) for path in given.judged]
     found: dict[str, Any] = {
@@ -76,21 +78,19 @@ def _main(arguments: list[str]) -> None:
     rows += [[f"set {i + 1} of those judged longer", study.percent(one)] for i, one in enumerate(judged)]
     if len(judged) > 1:
         rows.append(["all of these", study.percent(Accuracy.pooled(judged).to_dict())])
-    print(study.markdown(["iterations", "accuracy (%)"], rows))
+    print(f"{study.markdown(['iterations', 'accuracy (%)'], rows)}\n\n{folder}/saturation.png, saturation.json")
 
 
 def _judged(path: Path) -> dict[str, Any]:
-    """The accuracy in a file of `dmjax.evaluate --json`."""
-    found = files.read_json(path)
+    """The accuracy in a file of `dmjax.evaluate --json`, and for how many epochs networks were trained."""
     try:
+        found = files.read_json(path)
         [accuracy] = found["networks"].values()
         return {
-            "mean": accuracy["mean"],
-            "std": accuracy["std"],
-            "values": accuracy["values"],
-            "training_seconds": accuracy["training_seconds"],
+            "epochs": found["evaluation"]["epochs"],
+            **{name: accuracy[name] for name in ("mean", "std", "values", "training_seconds")},
         }
-    except (TypeError, KeyError, AttributeError, ValueError):
+    except (UserError, TypeError, KeyError, AttributeError, ValueError):
         raise UserError(f"{path} is no file of dmjax.evaluate --json with one network") from None
 
 
@@ -99,18 +99,17 @@ def _plot(path: Path, run: source.Run, accuracy, loss, judged, published) -> Non
     shown = {f"{recipe.networks} networks of {recipe.epochs} epochs": [(i, 100 * m, 100 * s) for i, m, s in accuracy]}
     if judged:
         pooled = Accuracy.pooled(judged)
-        shown["judged longer" + f", {len(judged)} sets" * (len(judged) > 1)] = [
-            (last, 100 * pooled.mean, 100 * pooled.std)
-        ]
+        epochs = " or ".join(dict.fromkeys(str(one["epochs"]) for one in judged))
+        name = f"{len(pooled.values)} networks of {epochs} epochs" + f", {len(judged)} sets" * (len(judged) > 1)
+        shown[name] = [(last, 100 * pooled.mean, 100 * pooled.std)]
     if published:
         shown["published"] = [(accuracy[0][0], *published), (last, *published)]
     panels = [
         ("test accuracy (%)", "iterations", shown),
         ("loss", "iterations", {"loss": [(i, value, 0.0) for i, value in loss]}),
     ]
-    plots.curves(
-        path, panels, f"{run.dataset.name}, {run.config.ipc} image(s) per class, {run.method}", logarithmic=False
-    )
+    title = f"{run.dataset.name}, {run.config.ipc} per class, {run.method}"
+    plots.curves(path, panels, title, logarithmic=False)
 
 
 if __name__ == "__main__":

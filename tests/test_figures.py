@@ -8,6 +8,9 @@ import pytest
 from PIL import Image
 
 from dmjax import condense, evaluate, load_config
+from dmjax.common import plots
+from dmjax.data import load
+from dmjax.data.synthetic_set import SyntheticSet
 from experiments import real_and_learned, saturation
 
 QUICK = (
@@ -40,6 +43,7 @@ def test_saturation_has_every_evaluation_of_the_run_and_those_of_longer_ones(run
     assert [i for i, _ in found["loss"]] == [2, 4, 6, 8]
     values = [v for path in judged for v in _read(path)["values"]]
     assert [v for one in found["judged"] for v in one["values"]] == values
+    assert [one["epochs"] for one in found["judged"]] == [1, 1]
     assert f"| all of these | {100 * np.mean(values):.1f} +- {100 * np.std(values):.1f} |" in capsys.readouterr().out
     with Image.open(tmp_path / "saturation.png") as picture:
         assert min(picture.size) > 300
@@ -51,7 +55,10 @@ def test_saturation_has_every_evaluation_of_the_run_and_those_of_longer_ones(run
         ([], "--run"),
         (["--run", "RUN", "--published", "1"], "--published"),
         (["--run", "RUN", "--judged", "RUN/results.json"], "dmjax.evaluate --json"),
-        (["--run", "nowhere"], "not finished"),
+        (["--run", "RUN", "--judged", "RUN/synthetic.npz"], "dmjax.evaluate --json"),
+        (["--run", "RUN", "--published", "89.7", "-0.6"], "--published"),
+        (["--run", "RUN/images"], "no folder of a run"),
+        (["--run", "nowhere"], "no folder of a run"),
     ],
 )
 def test_saturation_says_what_is_missing(run, capsys, flags, message):
@@ -62,10 +69,6 @@ def test_saturation_says_what_is_missing(run, capsys, flags, message):
 
 
 def test_real_images_stand_above_the_learned_ones(run, tmp_path, monkeypatch):
-    from dmjax.common import plots
-    from dmjax.data import load
-    from dmjax.data.synthetic_set import SyntheticSet
-
     drawn, draw = {}, plots.pictures
     monkeypatch.setattr(plots, "pictures", lambda path, rows: (drawn.update(rows), draw(path, rows)))
     assert real_and_learned.main([str(run / "synthetic.npz"), "--out", str(tmp_path / "picture.png")]) == 0
@@ -75,6 +78,17 @@ def test_real_images_stand_above_the_learned_ones(run, tmp_path, monkeypatch):
     np.testing.assert_array_equal(drawn["learned"], synthetic.pixels() / 255)
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.width > 2 * picture.height
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [([], "--synthetic"), (["nowhere"], "nowhere"), (["PART"], "no image of")]
+)
+def test_a_picture_that_cannot_be_drawn_is_one_line(run, tmp_path, capsys, words, message):
+    SyntheticSet.load(run / "synthetic.npz").of_classes([0, 2]).save(tmp_path / "part.npz")
+    assert real_and_learned.main([word.replace("PART", str(tmp_path / "part.npz")) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def _read(path):

@@ -35,7 +35,7 @@ def curves(
     panels: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[float, float, float]]]]],
     title: str,
     logarithmic: bool = True,
-    growing: bool = False,
+    sizes: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
     """Curves with error bars, one panel beside the other.
 
@@ -45,7 +45,7 @@ def curves(
         they are connected}) of each.
       title: Above all of them.
       logarithmic: Whether the x axis is.
-      growing: Whether the dots grow along a curve, for an order that is on no axis.
+      sizes: A further number for the points of some curves, by their names: the larger, the larger the dot.
     """
     from matplotlib import colormaps
 
@@ -53,16 +53,18 @@ def curves(
     names = list(dict.fromkeys(name for *_, lines in panels for name in lines))
     palette = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
     colours = {name: palette[i % len(palette)] for i, name in enumerate(names)}  # the same in all panels
+    ranks = {size: i for i, size in enumerate(sorted({size for of in (sizes or {}).values() for size in of}))}
     for axes, (y_label, x_label, lines) in zip(every, panels, strict=True):
         for name, points in lines.items():
             x, y, error = zip(*points, strict=True)
             axes.errorbar(x, y, error if any(error) else None, capsize=3, label=name, color=colours[name])
             if len(points) <= _DOTS:
-                axes.scatter(x, y, [30 + 45 * i * growing for i in range(len(points))], color=colours[name], zorder=3)
+                steps = [ranks[size] for size in (sizes or {}).get(name, [])] or [0] * len(points)
+                axes.scatter(x, y, [30 + 45 * step for step in steps], color=colours[name], zorder=3)
         axes.set_xscale("log" if logarithmic else "linear")
         ticks = sorted({point[0] for points in lines.values() for point in points})
         if len(ticks) <= _TICKS and all(float(tick).is_integer() for tick in ticks):
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=30)
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=30 if len(ticks) > 4 else 0)
             axes.minorticks_off()
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(alpha=0.3)

@@ -9,7 +9,7 @@ from dmjax.data import Dataset
 from dmjax.data.synthetic_set import SyntheticSet
 
 TEST_BATCH = 256
-"""Images that are tested at a time, to whole numbers of which test images are padded."""
+"""Images that are tested at a time. Test images are padded to a multiple of this."""
 
 
 class Examples(NamedTuple):

@@ -65,7 +65,7 @@ def count_correct(
     Args:
       scores: Normalised images [n, H, W, D] -> scores [n, C], such as logits.
       examples: The test images.
-      batch: Images at a time; a divisor of 256, to whole numbers of which they are padded.
+      batch: Images at a time; a divisor of 256, since they are padded to a multiple of that.
 
     Returns:
       int32 [2], the images that are right by the highest score and by the five highest, and how many images there are.

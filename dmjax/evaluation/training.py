@@ -199,7 +199,7 @@ def step(
     if recipe.resized_crop:
         images = augment.crop_and_resize(_step_key(key, 3, state.step), images, recipe.resized_crop)
     draws = augment.sample_each(jax.random.fold_in(augment_key, state.step), recipe.augment, images.shape[1:], batch)
-    images = augment.apply_each(draws, images, networks.lookup_precision(network))
+    images = augment.apply_each(draws, images, networks.augmenting_precision(network))
     labels = examples.labels[chosen]
     if recipe.cutmix or recipe.mixup:
         labels = _soft(labels, jax.eval_shape(network.apply, state.variables, images).shape[-1])

@@ -22,6 +22,7 @@ __all__ = [
     "OPTIONS",
     "POOLS",
     "Embedding",
+    "augmenting_precision",
     "condensing_rate",
     "create",
     "embed",
@@ -29,7 +30,6 @@ __all__ = [
     "has_batch_norm",
     "has_last_map",
     "init",
-    "lookup_precision",
     "may_have_batch_norm",
     "num_activations",
     "on_top_of",
@@ -83,8 +83,8 @@ def may_have_batch_norm(config: NetworkConfig) -> bool:
     return config.norm == "batch" or ":" in config.name
 
 
-def lookup_precision(network: nn.Module) -> jax.lax.Precision:
-    """How exactly images are moved by matrix products on their way into a network; bfloat16 needs no exact ones."""
+def augmenting_precision(network: nn.Module) -> jax.lax.Precision:
+    """Of the matrix products that augment images for a network: exact for one that computes in float32."""
     exact = getattr(network, "precision", "float32") == "float32"  # one of someone's own need not have the field
     return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH
 

@@ -124,16 +124,19 @@ def plot(path: Path, rows: Sequence[dict[str, Any]], dataset: str) -> None:
     """Accuracy against images per class, and against the seconds that a set took (Figure 4)."""
     by_size: dict[str, list[tuple[float, float, float]]] = {}
     by_seconds: dict[str, list[tuple[float, float, float]]] = {}
+    sizes: dict[str, list[float]] = {}
     sets = sorted((row for row in rows if row["ipc"] is not None), key=lambda row: row["ipc"])
     for row in sets:
         name, mean, std = name_of(row, rows), 100 * row["mean"], 100 * row["std"]
         by_size.setdefault(name, []).append((row["ipc"], mean, std))
         by_seconds.setdefault(name, []).append((row["seconds"], mean, std))
+        sizes.setdefault(name, []).append(row["ipc"])
     path.unlink(missing_ok=True)  # a picture of other rows
     if sets:
         for whole in (row for row in rows if row["ipc"] is None):
             line = [(row["ipc"], 100 * whole["mean"], 100 * whole["std"]) for row in sets]
             by_size[name_of(whole, rows)] = sorted(set(line))
         panels = [("images per class", by_size), ("seconds to make a set", by_seconds)]
-        title = f"Networks trained on small sets of {dataset} (larger dots: more images per class)"
-        plots.curves(path, [("test accuracy (%)", x, lines) for x, lines in panels], title, growing=True)
+        several = len({row["ipc"] for row in sets}) > 1
+        title = f"Networks trained on small sets of {dataset}" + " (larger dots: more images per class)" * several
+        plots.curves(path, [("test accuracy (%)", x, lines) for x, lines in panels], title, sizes=sizes)
