@@ -18,7 +18,7 @@ def test_a_second_run_starts_from_the_cache(tmp_path):
     for i in range(2):
         workdir = tmp_path / str(i)
         command = [sys.executable, "-m", "dmjax.condense", "--config", "experiments/tiny.py", "--workdir", workdir]
-        command += ["--iterations", "5", "--batch-real", "16", "--network.width", "8"]
+        command += ["--iterations", "5", "--batch-real", "16", "--network.width", "8", "--network.depth", "1"]
         command += ["--evaluation.networks", "1", "--evaluation.epochs", "1"]
         command += ["--evaluation.random-real", "false", "--evaluation.whole-dataset", "false"]
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -147,6 +148,7 @@ def test_a_killed_run_ends_in_the_same_bytes(run_command, tmp_path, method):
         if (tmp_path / "killed" / "checkpoints" / "4").exists():
             process.send_signal(signal.SIGKILL)
             break
+        time.sleep(0.002)  # without a pause the loop would take a core
     process.communicate()
     again = run_command("dmjax.condense", *flags, "--iterations", "12", "--workdir", tmp_path / "killed")
     assert again.returncode == 0, again.stderr
