@@ -1,9 +1,11 @@
 """How close synthetic images are to the training images that they were made from."""
 
+from typing import get_args
+
 import numpy as np
 
 from dmjax.data.dataset import Dataset
-from dmjax.data.factor import Reduction, pack, unpack
+from dmjax.data.factor import Reduction, as_unpacked
 from dmjax.data.synthetic_set import SyntheticSet
 
 _AT_ONCE = 256  # training images that are compared in one product
@@ -29,7 +31,8 @@ def closest(synthetic: SyntheticSet, dataset: Dataset) -> np.ndarray:
 
 def closest_of_test_images(dataset: Dataset, factor: int = 1) -> np.ndarray:
     """The same of the test images, made as small as the images of a set with this factor."""
-    return _closest(_made_small(dataset.test_images, factor, "nearest"), dataset.test_labels, dataset, factor)
+    images = dataset.test_images if factor == 1 else as_unpacked(dataset.test_images, factor)
+    return _closest(images, dataset.test_labels, dataset, factor)
 
 
 def _closest(images: np.ndarray, labels: np.ndarray, dataset: Dataset, factor: int) -> np.ndarray:
@@ -38,18 +41,12 @@ def _closest(images: np.ndarray, labels: np.ndarray, dataset: Dataset, factor: i
         mine, count = labels == c, int(dataset.counts[c])
         for start in range(0, count, _AT_ONCE):
             real = dataset.images[c, start : min(start + _AT_ONCE, count)]
-            for reduction in ("nearest", "mean") if factor > 1 else ("nearest",):  # either may have been used
-                products = flat[mine] @ _centred(_made_small(real, factor, reduction)).T
+            # Where images were packed, they were made small in one of two ways.
+            seen = [real] if factor == 1 else [as_unpacked(real, factor, way) for way in get_args(Reduction)]
+            for alike in seen:
+                products = flat[mine] @ _centred(alike).T
                 found[mine] = np.maximum(found[mine], products.max(axis=1, initial=-1))
     return np.clip(found, -1, 1)
-
-
-def _made_small(images: np.ndarray, factor: int, reduction: Reduction) -> np.ndarray:
-    """What is left of images that were packed, several in one, and unpacked again."""
-    if factor == 1:
-        return images
-    alike = pack(np.repeat(images, factor**2, axis=0), factor, reduction)
-    return np.asarray(unpack(alike.astype(np.float32) / 255, factor))[:: factor**2]
 
 
 def _centred(images: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ def unpack(images: jax.Array, factor: int) -> jax.Array:
     padded = jnp.pad(images, padding, constant_values=0.5)
     blocks = padded.reshape(n, factor, rows, factor, columns, channels).transpose(0, 1, 3, 2, 4, 5)
     blocks = blocks.reshape(n * factor**2, rows, columns, channels)
-    return jax.image.resize(blocks, (n * factor**2, height, width, channels), "bilinear")
+    return _enlarged(blocks, (n * factor**2, height, width, channels))
 
 
 def pack(images: np.ndarray, factor: int, reduction: Reduction = "nearest") -> np.ndarray:
@@ -50,9 +50,23 @@ def pack(images: np.ndarray, factor: int, reduction: Reduction = "nearest") -> n
         return images
     total, height, width, channels = images.shape
     rows, columns = -(-height // factor), -(-width // factor)
-    reduced = {"nearest": _nearest, "mean": _mean}[reduction](images, rows, columns)
-    blocks = reduced.reshape(-1, factor, factor, rows, columns, channels).transpose(0, 1, 3, 2, 4, 5)
+    blocks = (
+        _REDUCTIONS[reduction](images, rows, columns)
+        .reshape(-1, factor, factor, rows, columns, channels)
+        .transpose(0, 1, 3, 2, 4, 5)
+    )
     return blocks.reshape(total // factor**2, rows * factor, columns * factor, channels)[:, :height, :width]
+
+
+def as_unpacked(images: np.ndarray, factor: int, reduction: Reduction = "nearest") -> np.ndarray:
+    """What is left of images [n, H, W, D] that are packed and unpacked: made smaller, and enlarged; float32."""
+    _, height, width, _ = images.shape
+    small = _REDUCTIONS[reduction](images, -(-height // factor), -(-width // factor))
+    return np.asarray(_enlarged(small.astype(np.float32), images.shape))
+
+
+def _enlarged(blocks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.image.resize(blocks, shape, "bilinear")
 
 
 def _nearest(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -71,6 +85,9 @@ def _mean(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
     else:
         means = np.asarray(_smoothed(images.astype(np.float32), (n, rows, columns, channels)))
     return (np.rint(means) if np.issubdtype(images.dtype, np.integer) else means).astype(images.dtype)
+
+
+_REDUCTIONS = {"nearest": _nearest, "mean": _mean}
 
 
 @functools.partial(jax.jit, static_argnums=1)
