@@ -29,7 +29,7 @@ def a_set(shape, classes, ipc, factor=1):
 @pytest.mark.parametrize("shape", [(8, 8, 1), (6, 10, 3)])
 def test_what_is_written_is_read_to_eight_bits(tmp_path, shape):
     synthetic = a_set(shape, 3, 4, factor=2)
-    released.write(synthetic, "a", {"config": {}}, tmp_path)
+    released.write(synthetic, "a", {"config": {}, "data": {}}, tmp_path)
     read = released.load_released("a", tmp_path)
     step = float(np.ptp(synthetic.images)) / 255
     np.testing.assert_allclose(read.images, synthetic.images, atol=0.51 * step)
@@ -39,8 +39,8 @@ def test_what_is_written_is_read_to_eight_bits(tmp_path, shape):
 
 
 def test_a_large_set_is_a_small_picture(tmp_path):
-    released.write(a_set((4, 4, 3), 10, 10), "large", {"config": {}}, tmp_path)
-    released.write(a_set((64, 64, 3), 10, 10), "large", {"config": {}}, tmp_path)
+    released.write(a_set((4, 4, 3), 10, 10), "large", {"config": {}, "data": {}}, tmp_path)
+    released.write(a_set((64, 64, 3), 10, 10), "large", {"config": {}, "data": {}}, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large.json", "large.webp"]
     picture = tmp_path / "large.webp"
     assert picture.stat().st_size <= 300_000
