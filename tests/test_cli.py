@@ -182,7 +182,7 @@ def test_random_real_subsets_can_be_evaluated(capsys):
     assert status == 0
     assert "3 random real images per class" in out
     error = one_line_error(evaluate, capsys, *TINY, *quick)
-    assert "--synthetic" in error
+    assert "name a set first" in error
 
 
 def test_a_pool_is_a_table_and_a_report(capsys, tmp_path):
