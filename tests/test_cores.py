@@ -39,6 +39,7 @@ def test_a_command_spreads_classes_over_the_cores_and_makes_the_same_set(run_com
     assert np.array_equal(images_of(tmp_path / "one"), images_of(tmp_path / "cores"))
 
 
+@pytest.mark.slow
 def test_one_of_several_processes_keeps_its_cpu_whole(run_command, tmp_path):
     """Gradient matching in two processes, which share out what devices there are."""
     import socket

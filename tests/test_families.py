@@ -59,7 +59,7 @@ def network_and_oracle(rng, family, norm, shape):
     return network, variables, oracle.double()
 
 
-@pytest.mark.parametrize(("family", "norm", "shape"), DEEP)
+@pytest.mark.parametrize(("family", "norm", "shape"), [*DEEP[:2], pytest.param(*DEEP[2], marks=pytest.mark.slow)])
 def test_deep_family_computes_what_torch_does(torch, rng, family, norm, shape):
     """Activations, features, logits and the number of parameters, from the same parameters."""
     import torch_networks

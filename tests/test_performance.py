@@ -138,7 +138,8 @@ def test_what_cannot_work_is_said_before_anything_is_made(method, network, messa
         config_of(method, network=network)
 
 
-@pytest.mark.parametrize("method", ["kip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dd", "ld"))])
+@pytest.mark.slow  # what is killed and goes on is in tests/test_resume.py, whatever the method is
+@pytest.mark.parametrize("method", ["kip", "dd", "ld"])
 def test_a_killed_run_ends_in_the_same_bytes(run_command, tmp_path, method):
     flags = (*SMALL, "--method", method, "--chunk", "2", "--checkpoint.every", "4", "--ipc", "2")
     whole = run_command("dmjax.condense", *flags, "--iterations", "12", "--workdir", tmp_path / "whole")
