@@ -56,8 +56,7 @@ def _main(arguments: list[str]) -> None:
     synthetic = released.open_set(config.synthetic)
     beside = f"{config.synthetic}-" if "released" in synthetic.metadata else ""
     name = beside + ("synthetic.pt" if config.to == "torch" else config.to)
-    folder = config.synthetic if config.synthetic.is_dir() else config.synthetic.parent
-    print(export(synthetic, config.out or folder / name, config.to))
+    print(export(synthetic, config.out or released.folder_of(config.synthetic) / name, config.to))
 
 
 cli.make_callable(__name__)

@@ -47,12 +47,13 @@ def _main(arguments: list[str]) -> None:
         raise UserError(f"{given.synthetic} does not say which data it was made from")
     dataset = load_dataset(fields.config_from_dict(synthetic.metadata["config"]).data)
     check_fits(synthetic, dataset)
-    if missing := set(range(dataset.num_classes)) - set(synthetic.hard_labels.tolist()):
+    shown = range(min(dataset.num_classes, _MOST))
+    if missing := set(shown) - set(synthetic.hard_labels.tolist()):
         raise UserError(f"{given.synthetic} has no image of {dataset.class_names[min(missing)]}")
-    pixels, shown = synthetic.pixels(), range(min(dataset.num_classes, _MOST))
+    pixels = synthetic.pixels()
     learned = np.stack([pixels[synthetic.hard_labels == c][0] for c in shown])
     real = dataset.images[: len(shown), 0]
-    path = given.out or given.synthetic.parent / "real_and_learned.png"
+    path = given.out or released.folder_of(given.synthetic) / "real_and_learned.png"
     plots.pictures(path, {"real": _pixels(dataset, real), "learned": learned / 255})
     print(path)
 

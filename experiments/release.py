@@ -103,8 +103,7 @@ def _main(arguments: list[str]) -> None:
     accuracy = evaluate(stored, dataset, networks=given.networks, epochs=given.epochs)
     about["accuracy"] = {**accuracy.to_dict(), "epochs": given.epochs}
     released.write(synthetic, given.name, about, given.folder)
-    near = f"correlation with the closest training image {np.median(near):.2f} (of a test image {unseen:.2f})"
-    print(f"{given.name}: {accuracy}; {near}")
+    print(f"{given.name}: {accuracy}; closest training image {np.median(near):.2f} (of a test image {unseen:.2f})")
 
 
 if __name__ == "__main__":

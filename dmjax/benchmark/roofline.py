@@ -16,7 +16,7 @@ def simulate(num_devices: int) -> None:
     jax.config.update("jax_num_cpu_devices", num_devices)
 
 
-def matmul_flops(precision: str, repeats: int = 10) -> float:
+def matmul_flops(precision: str, repeats: int) -> float:
     """Operations per second of the matrix product that the second convolution of CIFAR-10's ConvNet amounts to.
 
     The best of `repeats` counts.
@@ -30,7 +30,7 @@ def matmul_flops(precision: str, repeats: int = 10) -> float:
     return 2 * rows * inner * columns / _seconds(lambda: product(a, b), repeats)
 
 
-def copy_bytes(repeats: int = 10) -> float:
+def copy_bytes(repeats: int) -> float:
     """Bytes per second, read and written, of adding one to an array that no cache holds; the best of `repeats`."""
     size = 2**28 if jax.default_backend() == "cpu" else 2**30
     array = jnp.ones((size // 4,), jnp.float32)

@@ -81,6 +81,11 @@ def open_set(given: str | Path) -> SyntheticSet:
     return SyntheticSet.load(given)
 
 
+def folder_of(given: Path) -> Path:
+    """Where what is made of a set goes, unless it is said: into the folder of its run, or beside its file."""
+    return given if given.is_dir() else given.parent
+
+
 def write(synthetic: SyntheticSet, name: str, about: dict[str, Any], folder: Path = FOLDER) -> None:
     """Writes the picture of a set, at most 300 kB of it, and its card.
 
